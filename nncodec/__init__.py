@@ -1,0 +1,59 @@
+"""nncodec: a learned image codec whose files decode anywhere.
+
+>>> data = nncodec.compress("photo.png", quality=60)
+>>> nncodec.decompress(data).to_pil().save("photo.out.png")
+
+Importing the package does not import torch; the first call of `compress` or `decompress` does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nncodec.errors import (
+    CorruptError,
+    FormatError,
+    InputError,
+    LimitError,
+    ModelError,
+    ModelMismatchError,
+    ModelNotFoundError,
+    NncodecError,
+    NotAecError,
+    UnsupportedError,
+)
+
+if TYPE_CHECKING:
+    from nncodec.codec import compress, decompress
+    from nncodec.picture import Picture
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CorruptError",
+    "FormatError",
+    "InputError",
+    "LimitError",
+    "ModelError",
+    "ModelMismatchError",
+    "ModelNotFoundError",
+    "NncodecError",
+    "NotAecError",
+    "Picture",
+    "UnsupportedError",
+    "__version__",
+    "compress",
+    "decompress",
+]
+
+
+def __getattr__(name: str) -> Any:  # PEP 562: torch and Pillow load on first use
+    if name in ("compress", "decompress"):
+        from nncodec import codec
+
+        return getattr(codec, name)
+    if name == "Picture":
+        from nncodec.picture import Picture
+
+        return Picture
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

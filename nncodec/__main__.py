@@ -1,0 +1,5 @@
+"""``python -m nncodec``."""
+
+from nncodec.cli import main
+
+main()

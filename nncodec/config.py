@@ -1,0 +1,158 @@
+"""ModelConfig: the shape of one model, as stored beside its weights.
+
+Knows channel counts, strides and table shapes; knows nothing of torch, files or training.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+
+Y_STRIDE = 16
+"""Pixels per latent position of y in each direction."""
+Z_STRIDE = 64
+"""Pixels per latent position of z; every plane is padded to a multiple of it."""
+PASSES = 4
+"""Coding passes over y, one per position of a 2x2 cell and channel group."""
+GROUPS = 4
+"""Channel groups of y."""
+QUALITIES = 100
+"""Qualities are the integers 1..QUALITIES."""
+
+SCALE_INDEX_MAX = 63
+"""Scale indices are 0..SCALE_INDEX_MAX; index 0 is 'not coded, residual 0'."""
+SCALE_MIN = 0.11
+"""Standard deviation, in quantisation steps, of scale index 0."""
+SCALE_MAX = 160.0
+"""Standard deviation, in quantisation steps, of scale index SCALE_INDEX_MAX."""
+Z_MAX = 127
+"""z_hat lies in -Z_MAX..Z_MAX."""
+MAGNITUDE_MAX = 15
+"""The scale context sees min(|r|, MAGNITUDE_MAX)."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Channel widths and depths of one model.
+
+    ``*8`` and ``*16`` name the stride a width or depth belongs to.
+    """
+
+    y_channels: int
+    z_channels: int
+    encoder_width8: int
+    encoder_depth8: int
+    encoder_width16: int
+    encoder_depth16: int
+    decoder_width16: int
+    decoder_depth16: int
+    decoder_width8: int
+    decoder_depth8: int
+    hyper_width: int
+    mean_width: int
+    scale_width: int
+    knots: int = 12
+    lmbda_min: float = 0.0009
+    lmbda_max: float = 0.50
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not value > 0:
+                raise ValueError(f"ModelConfig.{field.name} is {value!r}; it must be positive")
+        if self.y_channels % GROUPS:
+            raise ValueError(f"y_channels is {self.y_channels}; it must be a multiple of {GROUPS}")
+        if self.y_channels > 3 * Y_STRIDE**2:
+            raise ValueError(f"y_channels is {self.y_channels}; at most {3 * Y_STRIDE**2}")
+        if self.knots < 2:
+            raise ValueError("knots must be at least 2")
+
+    def lmbda(self, quality: float) -> float:
+        """Lagrangian weight of the mean squared error (255 scale) at `quality` in 1..100."""
+        t = (quality - 1) / (QUALITIES - 1)
+        return math.exp((1 - t) * math.log(self.lmbda_min) + t * math.log(self.lmbda_max))
+
+    @property
+    def analysis_halo(self) -> int:
+        """Receptive field of g_a beyond its window, in pixels, a multiple of Y_STRIDE."""
+        reach = 8 * self.encoder_depth8 + 16 * self.encoder_depth16
+        return math.ceil(reach / Y_STRIDE) * Y_STRIDE
+
+    @property
+    def synthesis_halo(self) -> int:
+        """Receptive field of g_s beyond its window, in pixels, a multiple of Y_STRIDE."""
+        reach = 16 * self.decoder_depth16 + 8 * self.decoder_depth8
+        return math.ceil(reach / Y_STRIDE) * Y_STRIDE
+
+    def to_dict(self) -> dict[str, int | float]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, int | float]) -> ModelConfig:
+        """Inverse of `to_dict`; raises ValueError on unknown or missing names."""
+        known = {field.name for field in fields(cls)}
+        if set(values) - known:
+            raise ValueError(f"unknown ModelConfig fields {sorted(set(values) - known)}")
+        try:
+            return cls(**values)  # type: ignore[arg-type]
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+
+
+FAST = ModelConfig(
+    y_channels=320,
+    z_channels=64,
+    encoder_width8=96,
+    encoder_depth8=5,
+    encoder_width16=192,
+    encoder_depth16=3,
+    decoder_width16=160,
+    decoder_depth16=2,
+    decoder_width8=80,
+    decoder_depth8=6,
+    hyper_width=96,
+    mean_width=96,
+    scale_width=64,
+)
+"""About 5 kMAC/px of synthesis: trainable and quick on a CPU."""
+
+BASE = ModelConfig(
+    y_channels=320,
+    z_channels=96,
+    encoder_width8=192,
+    encoder_depth8=6,
+    encoder_width16=320,
+    encoder_depth16=4,
+    decoder_width16=256,
+    decoder_depth16=3,
+    decoder_width8=128,
+    decoder_depth8=9,
+    hyper_width=192,
+    mean_width=192,
+    scale_width=96,
+)
+"""About 17 kMAC/px of synthesis: to be trained on a GPU."""
+
+TINY = ModelConfig(
+    y_channels=32,
+    z_channels=8,
+    encoder_width8=16,
+    encoder_depth8=1,
+    encoder_width16=16,
+    encoder_depth16=1,
+    decoder_width16=16,
+    decoder_depth16=1,
+    decoder_width8=16,
+    decoder_depth8=1,
+    hyper_width=16,
+    mean_width=16,
+    scale_width=16,
+)
+"""For tests: every path, no cost."""
+
+SIZES = {"fast": FAST, "base": BASE, "tiny": TINY}
+
+
+def scale_of_index(index: float) -> float:
+    """Standard deviation, in quantisation steps, that a scale index stands for."""
+    return SCALE_MIN * math.pow(SCALE_MAX / SCALE_MIN, index / SCALE_INDEX_MAX)

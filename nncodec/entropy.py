@@ -1,0 +1,118 @@
+"""EntropyModel: latents <-> bytes of one tile.
+
+One generator of coding passes drives both directions, so that encoder and decoder cannot disagree.
+Everything here is integers; means and pixels are elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nncodec import freqs, quadtree
+from nncodec.config import GROUPS, MAGNITUDE_MAX, PASSES, Z_MAX
+from nncodec.errors import CorruptError
+from nncodec.freqs import Tables
+from nncodec.intnet import IntScaleNet, magnitude_table
+from nncodec.rangecoder import CodingTables, ResidualDecoder, ResidualEncoder
+
+Indices = NDArray[np.uint8]
+Integers = NDArray[np.int32]
+
+
+class Symbols(NamedTuple):
+    """What a tile's stream says: z_hat int32 [Cz, h/4, w/4] and residuals r_hat int32 [N, h, w]."""
+
+    z_hat: Integers
+    r_hat: Integers
+
+
+@dataclass(frozen=True)
+class EntropyModel:
+    """The integer scale net and the tables it points into."""
+
+    scale_net: IntScaleNet
+    tables: Tables
+    coding: CodingTables
+
+    def z_index(self, quality: int, height: int, width: int) -> Indices:
+        """Scale indices uint8 [Cz, height, width] of z."""
+        rows = self.scale_net.z_index[quality - 1].numpy()
+        return np.broadcast_to(rows[:, None, None], (len(rows), height, width))
+
+    def passes(self, z_hat: Integers, quality: int) -> Generator[Indices, Integers, Integers]:
+        """Yield the scale indices [N, h/2, w/2] of each pass; take its residuals by `send`.
+
+        Returns r_hat [N, h, w].
+        """
+        features = self.scale_net.features(torch.from_numpy(z_hat), quality)
+        table = magnitude_table()
+        magnitudes = torch.zeros(self.scale_net.channels, *features.shape[1:])
+        r_hat = np.zeros(tuple(magnitudes.shape), np.int32)
+        for k in range(PASSES):
+            residuals = yield self.scale_net.index(features, magnitudes, quality, k).numpy()
+            quadtree.put(r_hat, k, residuals)
+            if k < PASSES - 1:
+                seen = table[torch.from_numpy(np.minimum(np.abs(residuals), MAGNITUDE_MAX))]
+                quadtree.put(magnitudes, k, seen)
+        return r_hat
+
+    def encode(
+        self, z_hat: Integers, quality: int, choose: Callable[[int, Indices], Integers]
+    ) -> tuple[bytes, Symbols]:
+        """Code one tile. `choose(k, index)` gives the residuals of pass k, zero where index is 0."""
+        coder = ResidualEncoder(self.coding)
+        coder.put(z_hat, self.z_index(quality, *z_hat.shape[1:]))
+        r_hat = self._drive(z_hat, quality, choose, coder.put)
+        return coder.bytes(), Symbols(z_hat, r_hat)
+
+    def decode(self, data: bytes, quality: int, height: int, width: int) -> Symbols:
+        """Inverse of `encode` for a tile of y of height x width positions. Raises CorruptError."""
+        coder = ResidualDecoder(self.coding, data)
+        z_hat = coder.get(self.z_index(quality, height // 4, width // 4))
+        if np.abs(z_hat).max(initial=0) > Z_MAX:
+            raise CorruptError(f"z_hat reaches {np.abs(z_hat).max()}, over {Z_MAX}; the stream is invalid")
+        r_hat = self._drive(z_hat, quality, lambda _, index: coder.get(index), lambda *_: None)
+        coder.finish()
+        return Symbols(z_hat, r_hat)
+
+    def estimate(self, symbols: Symbols, quality: int) -> float:
+        """Bits that the tables say the symbols cost, without running the range coder."""
+        total = freqs.bits(self.tables, symbols.z_hat, self.z_index(quality, *symbols.z_hat.shape[1:]))
+
+        def add(residuals: Integers, index: Indices) -> None:
+            nonlocal total
+            total += freqs.bits(self.tables, residuals, index)
+
+        self._drive(symbols.z_hat, quality, lambda k, _: take(symbols.r_hat, k), add)
+        return total
+
+    def _drive(
+        self,
+        z_hat: Integers,
+        quality: int,
+        choose: Callable[[int, Indices], Integers],
+        see: Callable[[Integers, Indices], None],
+    ) -> Integers:
+        """Run the passes: `choose` residuals, let `see` have them, feed them back."""
+        passes = self.passes(z_hat, quality)
+        index = next(passes)
+        for k in range(PASSES):
+            residuals = choose(k, index)
+            see(residuals, index)
+            try:
+                index = passes.send(residuals)
+            except StopIteration as stop:
+                r_hat: Integers = stop.value
+        return r_hat
+
+
+def take(x: Integers, pass_index: int) -> Integers:
+    """What one pass codes of x [N, H, W], as [N, H/2, W/2]."""
+    groups = [quadtree.group_slice(x, pass_index, group) for group in range(GROUPS)]
+    return np.concatenate(groups)

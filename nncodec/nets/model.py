@@ -1,0 +1,138 @@
+"""CodecNet: every network of one model, and the training-time pass through all of them.
+
+Knows tensors; files, integers and tables are in `weights`, `intnet` and `entropy`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from nncodec import quadtree
+from nncodec.config import (
+    GROUPS,
+    PASSES,
+    QUALITIES,
+    SCALE_INDEX_MAX,
+    SCALE_MAX,
+    SCALE_MIN,
+    Z_MAX,
+    ModelConfig,
+)
+from nncodec.nets.blocks import QualityTable, channel_order, channel_scale, dct_basis, step_for_lmbda
+from nncodec.nets.means import MeanNet
+from nncodec.nets.scales import INDEX_UNIT, ScaleNet, gaussian_bits, magnitude
+from nncodec.nets.transforms import AnalysisTransform, HyperAnalysis, SynthesisTransform
+
+
+class TrainOutput(NamedTuple):
+    """Reconstruction [B, 3, H, W] and estimated bits [B] of y and z."""
+
+    x_hat: Tensor
+    y_bits: Tensor
+    z_bits: Tensor
+
+
+def ste_round(x: Tensor) -> Tensor:
+    """round(x) with the gradient of x."""
+    return x + (x.round() - x).detach()
+
+
+def quadtree_pass(x: Tensor, pass_index: int) -> Tensor:
+    """What one pass codes of x [B, N, H, W], as [B, N, H/2, W/2]."""
+    groups = [quadtree.group_slice(x, pass_index, group) for group in range(GROUPS)]
+    return torch.cat(groups, dim=1)
+
+
+def placed(net: CodecNet, device: str | torch.device) -> CodecNet:
+    """`net` on `device`, weights in channels-last order, which is what its inputs are in."""
+    net.to(device)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net
+
+
+class CodecNet(nn.Module):
+    """g_a, h_a, the mean net, the scale net's float twin, g_s and the gains."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.g_a = AnalysisTransform(config)
+        self.h_a = HyperAnalysis(config)
+        self.mean_net = MeanNet(config)
+        self.scale_net = ScaleNet(config)
+        self.g_s = SynthesisTransform(config)
+        self.log_gain = QualityTable(config.knots, config.y_channels)
+        self._start_from_theory()
+
+    @torch.no_grad()
+    def _start_from_theory(self) -> None:
+        """Gains and scales such that the untrained model is a transform codec at every quality."""
+        _, std = dct_basis()
+        std = std[channel_order(self.config.y_channels)]
+        scale = channel_scale(std)
+        per_index = math.log(SCALE_MAX / SCALE_MIN) / SCALE_INDEX_MAX
+        for knot in range(self.config.knots):
+            quality = 1 + knot * (QUALITIES - 1) / (self.config.knots - 1)
+            step = step_for_lmbda(self.config.lmbda(quality))
+            self.log_gain.rows[knot] = torch.from_numpy(scale / step).log()
+            index = torch.from_numpy(std / step / SCALE_MIN).log() / per_index
+            self.scale_net.index_bias.rows[knot] = index.clamp(0, SCALE_INDEX_MAX) / INDEX_UNIT
+        self.scale_net.z_index.rows.fill_(math.log(1.0 / SCALE_MIN) / per_index / INDEX_UNIT)
+
+    def gain(self, quality: Tensor) -> Tensor:
+        """Quantisation steps per natural unit, [B, N, 1, 1], for quality [B]."""
+        return torch.exp(self.log_gain(quality).float())[:, :, None, None]
+
+    def z_index(self, quality: Tensor) -> Tensor:
+        """Unrounded scale index of z, [B, Cz, 1, 1]."""
+        return INDEX_UNIT * self.scale_net.z_index(quality)[:, :, None, None]
+
+    def _bits(self, value: Tensor, rounded: Tensor, index: Tensor) -> Tensor:
+        if self.training:
+            noisy = value + torch.empty_like(value).uniform_(-0.5, 0.5)
+            return gaussian_bits(noisy, index).sum((1, 2, 3))
+        return torch.where(index < 0.5, 0.0, gaussian_bits(rounded, index.round())).sum((1, 2, 3))
+
+    def forward(self, x: Tensor, quality: Tensor, autocast: bool = False) -> TrainOutput:
+        """x [B, 3, H, W] f32 in [0, 1], H and W multiples of 64; quality [B] f32 in 1..100.
+
+        In training mode additive uniform noise stands in for rounding in the rate, while synthesis
+        and context see rounded values through a straight-through gradient. In evaluation mode
+        everything is rounded as the codec does it, skipped symbols included. With `autocast` the
+        convolutions of the float networks run in bfloat16; quantisation, scales and likelihoods never.
+        """
+        kind = x.device.type
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=autocast):
+            y = self.g_a(x, quality)
+            z = self.h_a(y, quality)
+        z_hat = ste_round(z.clamp(-Z_MAX, Z_MAX))
+        z_bits = self._bits(z, z_hat, self.z_index(quality))
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=autocast):
+            mean_features = self.mean_net.features(z_hat)
+        scale_features = self.scale_net.features(z_hat, quality)
+        gain = self.gain(quality)
+        context = torch.zeros_like(y)
+        magnitudes = torch.zeros_like(y)
+        y_bits = torch.zeros_like(z_bits)
+        for k in range(PASSES):
+            with torch.autocast(kind, dtype=torch.bfloat16, enabled=autocast):
+                means = self.mean_net.means(mean_features, context, quality, k)
+            residual = (quadtree_pass(y, k) - means) * gain
+            index = self.scale_net.index(scale_features, magnitudes, quality, k)
+            r_hat = ste_round(residual)
+            if not self.training:
+                r_hat = torch.where(index < 0.5, torch.zeros_like(r_hat), r_hat)
+            y_bits = y_bits + self._bits(residual, r_hat, index)
+            decoded = torch.zeros_like(y)
+            quadtree.put(decoded, k, means + r_hat / gain)
+            context = context + decoded
+            seen = torch.zeros_like(y)
+            quadtree.put(seen, k, magnitude(r_hat.detach()))
+            magnitudes = magnitudes + seen
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=autocast):
+            x_hat = self.g_s(context, quality)
+        return TrainOutput(x_hat, y_bits, z_bits)

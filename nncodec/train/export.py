@@ -1,0 +1,190 @@
+"""Checkpoint -> shippable weights: scale net to integers, tables fitted to residuals, one file.
+
+Every number a decoder's symbols depend on is an integer when this is done.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from nncodec import codec, freqs, weights
+from nncodec.config import PASSES, QUALITIES, SCALE_INDEX_MAX, ModelConfig
+from nncodec.entropy import EntropyModel, take
+from nncodec.errors import InputError
+from nncodec.intnet import (
+    ACTIVATION_BITS,
+    DEPTHWISE_BITS,
+    WEIGHT_BITS,
+    IntScaleNet,
+    PassTensors,
+    ScaleTensors,
+)
+from nncodec.nets.blocks import QualityTable
+from nncodec.nets.model import CodecNet, placed
+from nncodec.nets.scales import INDEX_UNIT, ScaleNet
+from nncodec.rangecoder import CodingTables
+from nncodec.tiling import Rect
+from nncodec.train.data import PictureStore
+from nncodec.weights import Model
+
+FIT_QUALITIES = (1, 8, 15, 25, 35, 45, 55, 65, 75, 85, 93, 100)
+
+
+def _bits_of(name: str) -> int:
+    """Fraction bits of a parameter of ScaleNet on the integer grid."""
+    if name.endswith("depthwise.weight"):
+        return DEPTHWISE_BITS
+    if name.endswith("depthwise.bias"):
+        return ACTIVATION_BITS + DEPTHWISE_BITS
+    if name.endswith("weight"):
+        return WEIGHT_BITS
+    return ACTIVATION_BITS + WEIGHT_BITS
+
+
+@torch.no_grad()
+def snap(net: ScaleNet, config: ModelConfig) -> ScaleNet:
+    """float64 twin of `net` with every parameter on the integer grid and one table row a quality."""
+    twin = ScaleNet(replace(config, knots=QUALITIES), quantized=True).double().eval()
+    qualities = torch.arange(1, QUALITIES + 1, dtype=torch.float64)
+    tables = {f"{n}.rows" for n, m in net.named_modules() if isinstance(m, QualityTable)}
+    state = {}
+    for name, value in net.state_dict().items():
+        if name in tables:
+            table = QualityTable(*value.shape).double()
+            table.rows.copy_(value)
+            value = table(qualities)
+        unit = 2.0 ** _bits_of(name)
+        state[name] = (value.double() * unit).round() / unit
+    twin.load_state_dict(state)
+    return twin
+
+
+@torch.no_grad()
+def to_integers(twin: ScaleNet) -> ScaleTensors:
+    """Integer tensors of a snapped twin."""
+
+    def ints(name: str) -> Tensor:
+        value = twin.state_dict()[name] * 2.0 ** _bits_of(name)
+        if value.abs().max() >= 2**31:
+            raise InputError(f"scale net {name} reaches {value.abs().max():.0f}, beyond int32; train slower")
+        return value.round().to(torch.int32)
+
+    def matrix(name: str) -> Tensor:
+        return ints(name).flatten(1)
+
+    passes = []
+    for k in range(PASSES):
+        p = f"passes.{k}."
+        mix = matrix(p + "from_features.weight")
+        spatial: dict[str, Tensor] = {}
+        if k:
+            mix = torch.cat([mix, matrix(p + "from_context.weight")], dim=1)
+            spatial = {"depthwise": matrix(p + "depthwise.weight"), "depthwise_bias": ints(p + "depthwise.bias")}
+        passes.append(
+            PassTensors(
+                mix=mix,
+                mix_bias=ints(p + "from_features.bias") + ints(p + "quality_bias.rows"),
+                hidden=matrix(p + "hidden.weight"),
+                hidden_bias=ints(p + "hidden.bias"),
+                head=matrix(p + "head.weight"),
+                head_bias=ints(p + "head.bias"),
+                **spatial,
+            )
+        )
+    spread = ints("z_spread.weight")
+    z_index = (twin.z_index.rows * INDEX_UNIT).round().clamp(0, SCALE_INDEX_MAX)
+    return ScaleTensors(
+        z_in=matrix("z_in.weight"),
+        z_in_bias=ints("z_in.bias") + ints("z_quality.rows"),
+        z_spread=spread.permute(2, 3, 0, 1).flatten(0, 1).contiguous(),
+        z_spread_bias=ints("z_spread.bias"),
+        z_out=matrix("z_out.weight"),
+        z_out_bias=ints("z_out.bias"),
+        index_bias=ints("index_bias.rows"),
+        z_index=z_index.to(torch.int32),
+        passes=tuple(passes),
+    )
+
+
+def gaussian_tables() -> freqs.Tables:
+    """Tables before any residual was seen."""
+    return freqs.fit(np.zeros((freqs.ROWS, freqs.REACH_MAX + 2), np.int64))
+
+
+def build(net: CodecNet, name: str, store: PictureStore | None, pictures: int = 64) -> dict[str, Tensor]:
+    """All tensors of a weights file, tables fitted to `pictures` pictures of `store` (if given)."""
+    state = {n: t.detach().cpu() for n, t in net.state_dict().items()}
+    tensors = {n: _stored(n, t) for n, t in state.items() if not n.startswith("scale_net.")}
+    integers = to_integers(snap(net.scale_net.cpu(), net.config))
+    tensors |= {f"scale.{n}": t for n, t in integers.to_dict().items()}
+    tables = gaussian_tables()
+    if store is not None:
+        tables = freqs.fit(_histograms(_assemble(tensors, name, net.config, integers, tables), store, pictures))
+    tensors["tables.reach"] = torch.from_numpy(tables.reach)
+    tensors["tables.half"] = torch.from_numpy(tables.half)
+    return tensors
+
+
+def _stored(name: str, value: Tensor) -> Tensor:
+    """Matrices in half precision; vectors and quality tables, which are small, in single."""
+    single = value.dim() < 2 or name.endswith(".rows")
+    return value.float() if single else value.half()
+
+
+def _assemble(
+    tensors: dict[str, Tensor], name: str, config: ModelConfig, integers: ScaleTensors, tables: freqs.Tables
+) -> Model:
+    net = CodecNet(config)
+    del net.scale_net
+    net.load_state_dict({n: tensors[n].float() for n in net.state_dict()})
+    net = placed(net, "cpu").eval().requires_grad_(False)
+    return Model(name, bytes(8), config, net, EntropyModel(IntScaleNet(integers), tables, CodingTables(tables)))
+
+
+def _histograms(model: Model, store: PictureStore, pictures: int) -> NDArray[np.int64]:
+    """Counts [64, REACH_MAX + 2] of |residual| by scale index over pictures and FIT_QUALITIES."""
+    width = freqs.REACH_MAX + 2
+    counts = np.zeros(freqs.ROWS * width, np.int64)
+    count = min(pictures, len(store))
+    for i in tqdm(range(count), desc="fit tables", file=sys.stderr, mininterval=2):
+        color = store.picture(i * len(store) // count)
+        color = color[: min(color.shape[0], 512) // 64 * 64, : min(color.shape[1], 512) // 64 * 64]
+        for quality in FIT_QUALITIES:
+            y = codec.analyze(model, color, Rect(0, 0, *color.shape[:2]), quality)
+            _, symbols = codec.encode_tile(model, y, quality)
+            passes = model.entropy.passes(symbols.z_hat, quality)
+            index = next(passes)
+            for k in range(PASSES):
+                residuals = take(symbols.r_hat, k)
+                magnitude = np.minimum(np.abs(residuals), width - 1)
+                counts += np.bincount((index.astype(np.int64) * width + magnitude).reshape(-1), minlength=len(counts))
+                try:
+                    index = passes.send(residuals)
+                except StopIteration:
+                    break
+    return counts.reshape(freqs.ROWS, width)
+
+
+def load_checkpoint(path: Path) -> CodecNet:
+    """The averaged model of a training checkpoint. Raises InputError."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path}: not a readable checkpoint ({error})") from None
+    net = CodecNet(ModelConfig.from_dict(state["config"]))
+    net.load_state_dict(state["ema"])
+    return net.eval()
+
+
+def export(checkpoint: Path, name: str, store: PictureStore, out: Path, pictures: int) -> bytes:
+    """Write the weights file of a checkpoint; returns its model id."""
+    net = load_checkpoint(checkpoint)
+    return weights.save(build(net, name, store, pictures), name, net.config, out)

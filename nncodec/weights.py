@@ -1,0 +1,181 @@
+"""Weights files: find, check and load them (safetensors only).
+
+A file holds the float networks, the integer scale net and the frequency tables, and in its metadata
+the ModelConfig and the model id. Finding and describing files needs no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nncodec.config import ModelConfig
+from nncodec.errors import ModelMismatchError, ModelNotFoundError
+
+if TYPE_CHECKING:
+    import torch
+
+    from nncodec.entropy import EntropyModel
+    from nncodec.nets.model import CodecNet
+
+FORMAT = "nncodec-weights-1"
+DEFAULT = "fast"
+ENCODER_ONLY = ("g_a.", "h_a.")
+"""Tensors a decoder never reads: they are left out of the model id."""
+_HEADER_MAX = 1 << 22
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a weights file says of itself."""
+
+    path: Path
+    name: str
+    id: bytes
+    config: ModelConfig
+
+
+@dataclass(frozen=True)
+class Model:
+    """Loaded weights: float networks in evaluation mode and the exact entropy model."""
+
+    name: str
+    id: bytes
+    config: ModelConfig
+    net: CodecNet
+    entropy: EntropyModel
+
+
+def folders() -> list[Path]:
+    """Where weights are looked for: NNCODEC_WEIGHTS, the installed package, the source tree."""
+    here = Path(__file__).resolve().parent
+    places = [Path(p) for p in os.environ.get("NNCODEC_WEIGHTS", "").split(os.pathsep) if p]
+    return [p for p in (*places, here / "weights", here.parent / "weights") if p.is_dir()]
+
+
+def describe(path: Path) -> Description:
+    """Name, id and configuration of a weights file. Raises ModelMismatchError."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > _HEADER_MAX:
+                raise ValueError(f"header of {length} bytes")
+            metadata = json.loads(file.read(length))["__metadata__"]
+        if metadata["format"] != FORMAT:
+            raise ValueError(f"format {metadata['format']!r}, not {FORMAT!r}")
+        config = ModelConfig.from_dict(json.loads(metadata["config"]))
+        return Description(path, metadata["name"], bytes.fromhex(metadata["id"]), config)
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise ModelMismatchError(f"{path}: not a usable weights file ({error})") from None
+
+
+def descriptions() -> list[Description]:
+    """Every installed weights file; of two with the same name the first found counts."""
+    found: dict[str, Description] = {}
+    for folder in folders():
+        for path in sorted(folder.glob("*.safetensors")):
+            description = describe(path)
+            found.setdefault(description.name, description)
+    return list(found.values())
+
+
+def installed() -> list[str]:
+    """Names of the installed weights."""
+    return [d.name for d in descriptions()]
+
+
+def find(name: str | None = None, model_id: bytes | None = None) -> Description:
+    """The weights of that name (default: DEFAULT), path or id. Raises ModelNotFoundError."""
+    if model_id is not None:
+        for description in descriptions():
+            if description.id == model_id:
+                return description
+        raise ModelNotFoundError(
+            f"the file needs model {model_id.hex()}, installed are {_listing()}; "
+            "put its .safetensors into a folder that NNCODEC_WEIGHTS names"
+        )
+    wanted = name or DEFAULT
+    if wanted.endswith(".safetensors"):
+        return describe(Path(wanted))
+    for description in descriptions():
+        if description.name == wanted:
+            return description
+    raise ModelNotFoundError(f"no model {wanted!r}; installed are {_listing()}")
+
+
+def _listing() -> str:
+    return ", ".join(f"{d.name} ({d.id.hex()})" for d in descriptions()) or "none"
+
+
+def load(description: Description, device: str | torch.device = "cpu") -> Model:
+    """Read, check and build a model. The entropy model stays on the CPU whatever `device` is.
+
+    Raises ModelMismatchError when the file's tensors do not match its id or configuration.
+    """
+    import safetensors
+    import safetensors.torch
+    import torch
+
+    from nncodec.entropy import EntropyModel
+    from nncodec.freqs import Tables, validate
+    from nncodec.intnet import IntScaleNet, ScaleTensors
+    from nncodec.nets.model import CodecNet, placed
+    from nncodec.rangecoder import CodingTables
+
+    try:
+        tensors = safetensors.torch.load_file(description.path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ModelMismatchError(f"{description.path}: {error}") from None
+    found = model_id(tensors, description.config)
+    if found != description.id:
+        raise ModelMismatchError(
+            f"{description.path}: tensors hash to {found.hex()}, the file says {description.id.hex()}; "
+            "it is damaged, install it again"
+        )
+    scale = {n.removeprefix("scale."): t for n, t in tensors.items() if n.startswith("scale.")}
+    try:
+        tables = Tables(tensors["tables.reach"].numpy(), tensors["tables.half"].numpy())
+        validate(tables)
+        with torch.device("meta"):
+            net = CodecNet(description.config)
+        del net.scale_net
+        state = {n: tensors[n].float() for n in net.state_dict()}
+        net.load_state_dict(state, assign=True)
+    except (KeyError, RuntimeError) as error:
+        raise ModelMismatchError(f"{description.path}: {error}") from None
+    scale_net = IntScaleNet(ScaleTensors.from_dict(scale, description.config))
+    net = placed(net, device).eval().requires_grad_(False)
+    entropy = EntropyModel(scale_net, tables, CodingTables(tables))
+    return Model(description.name, description.id, description.config, net, entropy)
+
+
+def model_id(tensors: Mapping[str, torch.Tensor], config: ModelConfig) -> bytes:
+    """First 8 bytes of a SHA-256 over the configuration and every tensor a decoder reads."""
+    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
+    for name in sorted(tensors):
+        if not name.startswith(ENCODER_ONLY):
+            tensor = tensors[name].contiguous()
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.numpy().tobytes())
+    return digest.digest()[:8]
+
+
+def save(tensors: Mapping[str, torch.Tensor], name: str, config: ModelConfig, path: Path) -> bytes:
+    """Write a weights file; returns its model id."""
+    import safetensors.torch
+
+    identity = model_id(tensors, config)
+    metadata = {
+        "format": FORMAT,
+        "name": name,
+        "id": identity.hex(),
+        "config": json.dumps(config.to_dict()),
+    }
+    safetensors.torch.save_file({n: t.contiguous() for n, t in tensors.items()}, path, metadata)
+    return identity
