@@ -89,13 +89,12 @@ def compress(
     from nncodec import codec, picture
 
     _set_threads(threads)
-    loaded = codec.load_model(model, device)
 
     def one(source: Path, target: Path) -> str:
         begin = time.perf_counter()
         image = picture.read(_read_stdin() if _is_dash(source) else source)
         with _tiles_bar(source) as progress:
-            data = codec.compress(image, quality, loaded, progress=progress)
+            data = codec.compress(image, quality, model, device=device, progress=progress)
         _write(target, data, force)
         bpp = 8 * len(data) / (image.width * image.height)
         return _line(source, target, image.width, image.height, len(data), bpp, begin)

@@ -38,7 +38,7 @@ ACTIVATION_LIMIT = (1 << 12) - 1
 """Activations are clipped to 0..ACTIVATION_LIMIT."""
 Z_SHIFT = 4
 """z_hat enters as z_hat * 2^Z_SHIFT in activation units."""
-MAGNITUDES = (0, 256, 406, 512, 594, 662, 719, 768, 811, 850, 886, 918, 947, 975, 1000, 1024)
+MAGNITUDES = (0, 256, 406, 512, 594, 662, 719, 768, 812, 850, 886, 918, 947, 975, 1000, 1024)
 """round(256 log2(1 + m)) for m = min(|r_hat|, 15): how decoded residuals enter."""
 
 

@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 GOLDEN = Path(__file__).parent / "golden" / "v1"
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+# Two threads on a busy two-core machine wait for each other far longer than they compute.
+torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

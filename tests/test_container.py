@@ -150,9 +150,7 @@ def test_any_bytes_give_a_typed_error_or_a_header(body: bytes, sealed: bool) -> 
         pass
 
 
-@given(
-    st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 100), st.sampled_from(Color), st.integers(10, 12)
-)
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 100), st.sampled_from(Color), st.integers(10, 12))
 def test_any_header_survives(width: int, height: int, quality: int, color: Color, tile_log2: int) -> None:
     header = Header(width, height, quality, b"12345678", color, 8, tile_log2)
     sections = [Section(SectionType.TILE, bytes([i])) for i in range(header.tiles)]

@@ -1,0 +1,188 @@
+"""An independent decoder of .aec tile symbols, written from docs/bitstream.md.
+
+Plain Python integers for the range coder, numpy int64 for the scale net; it shares no code with the
+package: it reads the weights file's integers and the file's bytes itself. Slow, on purpose simple.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+DTYPES = {"I32": "<i4", "F32": "<f4", "F16": "<f2"}
+TURN = (0, 3, 1, 2)
+MAGNITUDES = np.array([round(256 * np.log2(1 + m)) for m in range(16)], dtype=np.int64)
+
+
+def read_weights(path):
+    """Integer tensors of a weights file, as int64 arrays, and its configuration."""
+    data = Path(path).read_bytes()
+    (length,) = struct.unpack_from("<Q", data)
+    header = json.loads(data[8 : 8 + length])
+    config = json.loads(header.pop("__metadata__")["config"])
+    tensors = {}
+    for name, entry in header.items():
+        if entry["dtype"] == "I32":
+            begin, end = entry["data_offsets"]
+            flat = np.frombuffer(data[8 + length + begin : 8 + length + end], "<i4").astype(np.int64)
+            tensors[name] = flat.reshape(entry["shape"])
+    return tensors, config
+
+
+def read_file(data):
+    """(quality, width, height, tile side, tile payloads) of an .aec file, CRCs checked."""
+    assert data[:7] == b"\x8bAEC\r\n\x01"
+    _, _, quality, tile_log2, width, height = struct.unpack_from("<BBBBII", data, 7)
+    (count,) = struct.unpack_from("<H", data, 27)
+    end = 29 + 9 * count
+    assert struct.unpack_from("<I", data, end)[0] == zlib.crc32(data[:end])
+    offset, payloads = end + 4, []
+    for i in range(count):
+        kind, length, crc = struct.unpack_from("<BII", data, 29 + 9 * i)
+        body = data[offset : offset + length]
+        assert zlib.crc32(body) == crc
+        offset += length
+        if kind == 16:
+            payloads.append(body)
+    assert offset == len(data)
+    return quality, width, height, 1 << tile_log2, payloads
+
+
+class RangeDecoder:
+    """64-bit range decoder over 32-bit words, 24-bit frequencies."""
+
+    def __init__(self, data):
+        self.words = list(struct.unpack(f"<{len(data) // 4}I", data))
+        self.next = 0
+        self.lower, self.range = 0, 2**64 - 1
+        self.point = (self.word() << 32) | self.word()
+
+    def word(self):
+        value = self.words[self.next] if self.next < len(self.words) else 0
+        self.next += 1
+        return value
+
+    def symbol(self, row):
+        unit = self.range >> 24
+        target = ((self.point - self.lower) % 2**64) // unit
+        assert target < 2**24
+        left = 0
+        for value, frequency in enumerate(row):
+            if target < left + frequency:
+                break
+            left += frequency
+        self.lower = (self.lower + unit * left) % 2**64
+        self.range = unit * frequency
+        if self.range < 2**32:
+            self.lower = (self.lower << 32) % 2**64
+            self.range <<= 32
+            self.point = (self.point << 32) % 2**64 | self.word()
+        return value
+
+
+def residuals(coder, index, tensors):
+    """One array of residuals under scale indices of the same shape."""
+    flat = index.reshape(-1)
+    out = [0] * len(flat)
+    escapes = []
+    for s in range(1, 64):
+        reach = int(tensors["tables.reach"][s])
+        half = [int(v) for v in tensors["tables.half"][s]]
+        row = half[reach:0:-1] + half[: reach + 2]
+        assert sum(row) == 2**24
+        for i in np.flatnonzero(flat == s):
+            symbol = coder.symbol(row)
+            out[i] = symbol - reach
+            if symbol == 2 * reach + 1:
+                escapes.append((i, reach))
+    prefixes = [coder.symbol([2**20] * 16) for _ in escapes]
+    excess = [1] * len(escapes)
+    for bit in range(max(prefixes, default=0) - 1, -1, -1):
+        for e, prefix in enumerate(prefixes):
+            if prefix > bit:
+                excess[e] = 2 * excess[e] + coder.symbol([2**23, 2**23])
+    for e, (i, reach) in enumerate(escapes):
+        sign = -1 if coder.symbol([2**23, 2**23]) else 1
+        out[i] = sign * (reach + excess[e])
+    return np.array(out, dtype=np.int64).reshape(index.shape)
+
+
+def clip(accumulator, shift):
+    return np.clip(accumulator >> shift, 0, 4095)
+
+
+def shifted(x):
+    """The nine neighbors of every position of x [C, h, w] in row order, zero beyond the border."""
+    around = np.pad(x, ((0, 0), (1, 1), (1, 1)))
+    h, w = x.shape[1:]
+    return [around[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
+
+
+def matmul(weight, x):
+    return np.einsum("oc,chw->ohw", weight, x)
+
+
+def features(t, z_hat, quality):
+    h = matmul(t["scale.z_in"], 16 * z_hat) + t["scale.z_in_bias"][quality - 1][:, None, None]
+    h = clip(h + 2048, 12)
+    h = sum(matmul(w, x) for w, x in zip(t["scale.z_spread"], shifted(h), strict=True))
+    h = clip(h + t["scale.z_spread_bias"][:, None, None] + 2048, 12)
+    h = clip(matmul(t["scale.z_out"], h) + t["scale.z_out_bias"][:, None, None] + 2048, 12)
+    c, rows, columns = h.shape[0] // 16, h.shape[1], h.shape[2]
+    h = h.reshape(c, 4, 4, rows, columns).transpose(0, 3, 1, 4, 2)
+    return h.reshape(c, 4 * rows, 4 * columns)
+
+
+def indices(t, f, magnitudes, quality, k):
+    p = f"scale.pass{k}."
+    h = f
+    if k:
+        taps = t[p + "depthwise"]
+        context = sum(taps[:, i, None, None] * x for i, x in enumerate(shifted(magnitudes)))
+        context = clip(context + t[p + "depthwise_bias"][:, None, None] + 512, 10)
+        h = np.concatenate([f, context])
+    h = clip(matmul(t[p + "mix"], h) + t[p + "mix_bias"][quality - 1][:, None, None] + 2048, 12)
+    h = clip(matmul(t[p + "hidden"], h) + t[p + "hidden_bias"][:, None, None] + 2048, 12)
+    bias = t[p + "head_bias"] + t["scale.index_bias"][quality - 1]
+    v = (matmul(t[p + "head"], h) + bias[:, None, None] + (1 << 16)) >> 17
+    return np.clip(v, 0, 63)
+
+
+def decode_tile(t, data, quality, height, width):
+    """z_hat [Cz, height/4, width/4] and r_hat [N, height, width] of one tile."""
+    coder = RangeDecoder(data)
+    z_rows = t["scale.z_index"][quality - 1]
+    z_index = np.broadcast_to(z_rows[:, None, None], (len(z_rows), height // 4, width // 4))
+    z_hat = residuals(coder, z_index, t)
+    f = features(t, z_hat, quality)
+    n = t["scale.index_bias"].shape[1]
+    group = n // 4
+    r_hat = np.zeros((n, height, width), np.int64)
+    magnitudes = np.zeros_like(r_hat)
+    for k in range(4):
+        full = indices(t, f, magnitudes, quality, k)
+        places = []
+        for g in range(4):
+            where = g ^ TURN[k]
+            places.append((slice(g * group, (g + 1) * group), slice(where >> 1, None, 2), slice(where & 1, None, 2)))
+        r = residuals(coder, np.concatenate([full[place] for place in places]), t)
+        for g, place in enumerate(places):
+            r_hat[place] = r[g * group : (g + 1) * group]
+            magnitudes[place] = MAGNITUDES[np.minimum(np.abs(r_hat[place]), 15)]
+    return z_hat, r_hat
+
+
+def decode_symbols(data, tensors):
+    """[(z_hat, r_hat)] of every tile of an .aec file."""
+    quality, width, height, side, payloads = read_file(data)
+    plane_h, plane_w = -(-height // 64) * 64, -(-width // 64) * 64
+    sizes = [
+        (min(side, plane_h - top) // 16, min(side, plane_w - left) // 16)
+        for top in range(0, plane_h, side)
+        for left in range(0, plane_w, side)
+    ]
+    return [decode_tile(tensors, body, quality, *size) for body, size in zip(payloads, sizes, strict=True)]

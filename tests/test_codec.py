@@ -1,0 +1,193 @@
+"""compress and decompress: any size, what a picture carries, no seams, typed errors."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import nncodec
+from nncodec import codec, container, tiling
+from nncodec.container import Color, Header, SectionType
+from nncodec.errors import CorruptError, FormatError, InputError, LimitError, ModelNotFoundError
+from nncodec.weights import Model
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2)))
+
+
+@pytest.mark.parametrize(
+    "size", [(1, 1), (1, 2), (2, 1), (15, 17), (16, 16), (63, 65), (64, 64), (65, 63), (1, 300), (300, 1), (129, 130)]
+)
+def test_any_size_round_trips(tiny: Model, size: tuple[int, int]) -> None:
+    height, width = size
+    y, x = np.mgrid[0:height, 0:width]
+    picture = np.stack([100 + y % 50, 150 - x % 60, 90 + (x + y) % 40], axis=-1).astype(np.uint8)
+    decoded = codec.decompress(codec.compress(picture, 90, tiny), model=tiny)
+    assert decoded.color.shape == picture.shape
+    assert psnr(decoded.color, picture) > 20
+
+
+def test_quality_orders_size(tiny: Model, photo: np.ndarray) -> None:
+    sizes = [len(codec.compress(photo, quality, tiny)) for quality in (1, 25, 50, 75, 100)]
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) == 5
+
+
+def test_grey_stays_grey(tiny: Model, photo: np.ndarray) -> None:
+    data = codec.compress(photo[..., 0], 80, tiny)
+    assert container.parse(data)[0].color is Color.GREY
+    decoded = codec.decompress(data, model=tiny)
+    assert decoded.color.shape == photo.shape[:2]
+    assert decoded.to_pil().mode == "L"
+
+
+def test_alpha_is_lossless(tiny: Model, photo: np.ndarray) -> None:
+    alpha = np.random.default_rng(0).integers(0, 256, photo.shape[:2]).astype(np.uint8)
+    decoded = codec.decompress(codec.compress(np.dstack([photo, alpha]), 30, tiny), model=tiny)
+    assert decoded.to_pil().mode == "RGBA"
+    assert (decoded.alpha == alpha).all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [("1", "L"), ("L", "L"), ("LA", "LA"), ("P", "RGB"), ("RGB", "RGB"), ("RGBA", "RGBA"), ("CMYK", "RGB"),
+     ("YCbCr", "RGB"), ("I;16", "L"), ("I", "L"), ("PA", "RGBA"), ("HSV", "RGB"), ("LAB", "RGB")],
+)  # fmt: skip
+def test_every_mode_has_its_rule(tiny: Model, photo: np.ndarray, mode: str, expected: str) -> None:
+    image = Image.fromarray(photo)
+    if mode == "LAB":
+        image = Image.new("LAB", image.size, (128, 20, 20))
+    elif mode == "PA":
+        image = image.convert("P").convert("PA")
+    elif mode.startswith("I"):
+        image = Image.fromarray(photo[..., 0].astype(np.uint16) * 257)
+        image = image if mode == "I;16" else image.convert("I")
+    else:
+        image = image.convert(mode)
+    assert image.mode == mode
+    assert codec.decompress(codec.compress(image, 50, tiny), model=tiny).to_pil().mode == expected
+
+
+def test_palette_transparency_is_kept(tiny: Model) -> None:
+    image = Image.new("P", (40, 30), 1)
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    image.info["transparency"] = 1
+    decoded = codec.decompress(codec.compress(image, 50, tiny), model=tiny)
+    assert decoded.alpha is not None
+    assert (decoded.alpha == 0).all()
+
+
+def test_floating_point_pictures_are_refused(tiny: Model) -> None:
+    with pytest.raises(InputError, match="floating-point"):
+        codec.compress(Image.new("F", (10, 10)), 50, tiny)
+
+
+def test_metadata_is_kept_byte_for_byte(tiny: Model, photo: np.ndarray) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    source = io.BytesIO()
+    xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>"
+    Image.fromarray(photo).save(source, "JPEG", icc_profile=b"profile" * 100, exif=exif.tobytes(), xmp=xmp)
+    picture = nncodec.codec.picture.read(source.getvalue())
+    decoded = codec.decompress(codec.compress(picture, 50, tiny), model=tiny)
+    assert decoded.icc == b"profile" * 100
+    assert decoded.exif == picture.exif
+    assert decoded.exif is not None
+    assert decoded.xmp == xmp
+    assert (decoded.width, decoded.height) == (photo.shape[1], photo.shape[0])  # not turned: the tag still says so
+    written = Image.open(io.BytesIO(nncodec.codec.picture.encode_file(decoded, ".png")))
+    assert written.getexif()[0x0112] == 6
+    assert written.info["icc_profile"] == b"profile" * 100
+
+
+@pytest.mark.parametrize("window", [16, 64, 128, 144])
+def test_windows_leave_no_seams(tiny: Model, photo: np.ndarray, window: int) -> None:
+    header, sections = container.parse(codec.compress(photo, 60, tiny))
+    streams = [s.payload for s in sections if s.type is SectionType.TILE]
+    y_hat = codec.decode_latents(tiny, header, streams)
+    whole = codec.synthesize(tiny, y_hat, header, window=4096)
+    parts = codec.synthesize(tiny, y_hat, header, window=window)
+    assert np.abs(whole.astype(int) - parts).max() <= 1
+    assert (whole != parts).mean() < 1e-3
+
+
+def test_tiled_analysis_equals_the_full_frame(tiny: Model, photo: np.ndarray) -> None:
+    plane = tiling.padded(photo.shape[0]), tiling.padded(photo.shape[1])
+    whole = codec.analyze(tiny, photo, tiling.Rect(0, 0, *plane), 50)
+    for tile in tiling.grid(*plane, 64):
+        rows, columns = tiling.inside(tile, tiling.Rect(0, 0, *plane), 16)
+        assert torch.allclose(codec.analyze(tiny, photo, tile, 50), whole[:, :, rows, columns], atol=1e-4)
+
+
+def test_halo_is_no_larger_than_needed(tiny: Model, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the halo the seam test would see seams: it tests something."""
+    header, sections = container.parse(codec.compress(photo, 60, tiny))
+    y_hat = codec.decode_latents(tiny, header, [s.payload for s in sections])
+    whole = codec.synthesize(tiny, y_hat, header, window=4096)
+    monkeypatch.setattr(tiling, "with_halo", lambda rect, *_: rect)
+    assert np.abs(whole.astype(int) - codec.synthesize(tiny, y_hat, header, window=64)).max() > 1
+
+
+def test_damage_is_found_before_the_entropy_coder(
+    tiny: Model, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytearray(codec.compress(photo, 50, tiny))
+    data[-3] ^= 16
+    monkeypatch.setattr(codec, "decode_latents", lambda *_: pytest.fail("the entropy coder saw damaged bytes"))
+    with pytest.raises(CorruptError, match="tile 0"):
+        codec.decompress(bytes(data), model=tiny)
+
+
+def test_sealed_nonsense_gives_a_typed_error_or_a_picture(tiny: Model) -> None:
+    rng = np.random.default_rng(3)
+    header = Header(64, 64, 50, tiny.id)
+    for length in (0, 4, 8, 64, 400):
+        for _ in range(8):
+            data = container.pack(header, [container.Section(SectionType.TILE, rng.bytes(length))])
+            try:
+                assert codec.decompress(data, model=tiny).color.shape == (64, 64, 3)
+            except FormatError:
+                pass
+
+
+def test_huge_claim_is_refused_at_once(tiny: Model) -> None:
+    header = Header(40_000, 40_000, 50, tiny.id, tile_log2=12)
+    data = container.pack(header, [container.Section(SectionType.TILE, b"")] * header.tiles)
+    with pytest.raises(LimitError, match="40000x40000"):
+        codec.decompress(data, model=tiny)
+
+
+def test_unknown_model_is_named(tiny: Model, photo: np.ndarray) -> None:
+    data = container.pack(Header(64, 64, 50, b"\xee" * 8), [container.Section(SectionType.TILE, b"")])
+    with pytest.raises(ModelNotFoundError, match="ee" * 8):
+        codec.decompress(data)
+
+
+@pytest.mark.parametrize("quality", [0, 101, 50.0, "50", True])
+def test_bad_quality_is_refused(tiny: Model, photo: np.ndarray, quality: object) -> None:
+    with pytest.raises(InputError, match="quality"):
+        codec.compress(photo, quality, tiny)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 4), np.float32), np.zeros((0, 4, 3), np.uint8), 7, np.zeros(3, np.uint8)]
+)
+def test_what_is_no_picture_is_refused(tiny: Model, image: object) -> None:
+    with pytest.raises(InputError, match="not a picture"):
+        codec.compress(image, 50, tiny)  # type: ignore[arg-type]
+
+
+def test_missing_file_is_named(tiny: Model) -> None:
+    with pytest.raises(InputError, match=r"absent\.png: no such file"):
+        codec.compress("absent.png", 50, tiny)
+
+
+def test_public_api_is_one_call_each_way(tiny_path: Path, photo: np.ndarray) -> None:
+    data = nncodec.compress(photo, quality=50, model="tiny")
+    assert isinstance(nncodec.decompress(data), nncodec.Picture)

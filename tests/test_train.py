@@ -1,0 +1,138 @@
+"""Training goes on exactly where it stopped, and its result is a working codec."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from nncodec import codec, weights
+from nncodec.cli import main
+from nncodec.errors import InputError
+from nncodec.train import loop
+from nncodec.train.data import CropSampler, load_pictures
+from nncodec.train.loop import Recipe
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, photo: np.ndarray) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "deep").mkdir()
+    for i in range(3):
+        Image.fromarray(np.roll(photo, 37 * i, axis=1)).save(folder / "deep" / f"{i}.png")
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    Image.fromarray(photo[:20, :20]).save(folder / "small.png")
+    return folder
+
+
+@pytest.fixture()
+def recipe(folder: Path) -> Recipe:
+    return Recipe(
+        data=str(folder), size="tiny", batch=2, crop=64, late_crop=128, steps=12, warmup_steps=2, late_from=0.8
+    )
+
+
+def test_resumed_run_equals_the_unbroken_one(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    loop.run(recipe, whole, False, lambda _: None)
+
+    original = loop.Trainer.train_step
+
+    def stop_after_six(self: loop.Trainer, sampler: CropSampler) -> dict[str, float]:
+        if self.step == 6 and not resumed:
+            self.save()
+            raise KeyboardInterrupt
+        return original(self, sampler)
+
+    resumed = False
+    monkeypatch.setattr(loop.Trainer, "train_step", stop_after_six)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(recipe, broken, False, lambda _: None)
+    resumed = True
+    loop.run(recipe, broken, True, lambda _: None)
+    states = [torch.load(f / "checkpoint.pt", weights_only=True) for f in (whole, broken)]
+    assert states[0]["step"] == states[1]["step"] == 12
+    for part in ("model", "ema"):
+        for name, value in states[0][part].items():
+            assert torch.equal(value, states[1][part][name]), name
+
+
+def test_rate_anneals_to_zero(recipe: Recipe, tmp_path: Path) -> None:
+    trainer = loop.Trainer(replace(recipe, steps=1000), tmp_path)
+    rates = []
+    for trainer.step in (0, 1, 300, 500, 900, 999):
+        rates.append(trainer.learning_rate())
+    assert rates[0] < rates[1] == pytest.approx(1e-3)
+    assert rates[1] == rates[2] > rates[3] > rates[4] > rates[5]
+    assert rates[5] < 1e-7
+
+
+def test_time_limit_ends_the_run(recipe: Recipe, tmp_path: Path) -> None:
+    said: list[str] = []
+    loop.run(replace(recipe, steps=None, seconds=1.5), tmp_path / "run", False, said.append)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert 1.5 <= rows[-1]["elapsed"] < 6
+    assert len(said) == 1
+
+
+def test_training_lowers_the_loss(recipe: Recipe, tmp_path: Path) -> None:
+    trainer = loop.Trainer(replace(recipe, steps=60, warmup_steps=5), tmp_path)
+    sampler = CropSampler(load_pictures(Path(recipe.data), tmp_path / "cache", 64), trainer.rng)
+    losses = [trainer.train_step(sampler)["loss"] for _ in range(60)]
+    assert np.mean(losses[-15:]) < 0.9 * np.mean(losses[:15])
+
+
+def test_unreadable_and_small_pictures_are_skipped_and_counted(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = load_pictures(folder, tmp_path, 64)
+    assert len(store) == 3
+    assert "skipped 2 of 5" in capsys.readouterr().err
+    assert store.picture(2).shape == (160, 208, 3)
+
+
+def test_folder_without_pictures_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no pictures"):
+        load_pictures(tmp_path, tmp_path / "cache", 64)
+
+
+def test_crops_are_turned_mirrored_and_scaled(folder: Path, tmp_path: Path) -> None:
+    sampler = CropSampler(load_pictures(folder, tmp_path, 64), np.random.default_rng(0), downscaled=0.5)
+    batch = sampler.batch(64, 64)
+    assert batch.shape == (64, 64, 64, 3)
+    assert len({crop.tobytes() for crop in batch}) == 64
+
+
+def test_train_export_compress_by_the_command_line(folder: Path, tmp_path: Path, photo: np.ndarray) -> None:
+    runner = CliRunner()
+    done = runner.invoke(
+        main,
+        ["train", str(folder), "-o", str(tmp_path / "run"), "--size", "tiny", "--steps", "6", "--batch", "1",
+         "--crop", "64", "--late-crop", "64", "--no-bf16"],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    out = tmp_path / "mine.safetensors"
+    done = runner.invoke(main, ["export", str(tmp_path / "run"), "-o", str(out), "--pictures", "2"])
+    assert done.exit_code == 0, done.output
+    model = weights.load(weights.describe(out))
+    assert model.name == "mine"
+    decoded = codec.decompress(codec.compress(photo, 80, model), model=model)
+    assert decoded.color.shape == photo.shape
+
+
+def test_run_folder_is_not_overwritten(recipe: Recipe, tmp_path: Path) -> None:
+    loop.run(replace(recipe, steps=1), tmp_path / "run", False, lambda _: None)
+    with pytest.raises(InputError, match="--resume"):
+        loop.run(replace(recipe, steps=1), tmp_path / "run", False, lambda _: None)
+
+
+@pytest.mark.parametrize("change", [{"steps": None}, {"seconds": 3.0}, {"crop": 100}])
+def test_impossible_recipes_are_refused(recipe: Recipe, change: dict[str, object]) -> None:
+    with pytest.raises(InputError):
+        replace(recipe, **change)  # type: ignore[arg-type]
