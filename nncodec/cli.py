@@ -69,6 +69,8 @@ _inputs = click.argument("inputs", nargs=-1, required=True, type=click.Path(path
 @_inputs
 @_output
 @click.option("-q", "--quality", type=click.IntRange(1, QUALITIES), default=50, show_default=True)
+@click.option("-e", "--effort", type=click.IntRange(0, 1), default=1, show_default=True,
+              help="0 rounds, 1 weighs bits against error.")  # fmt: skip
 @click.option("-m", "--model", help="Installed weights or a .safetensors file. [default: fast]")
 @_device
 @_threads
@@ -77,6 +79,7 @@ def compress(
     inputs: tuple[Path, ...],
     output: Path | None,
     quality: int,
+    effort: int,
     model: str | None,
     device: str | None,
     threads: int | None,
@@ -94,7 +97,7 @@ def compress(
         begin = time.perf_counter()
         image = picture.read(_read_stdin() if _is_dash(source) else source)
         with _tiles_bar(source) as progress:
-            data = codec.compress(image, quality, model, device=device, progress=progress)
+            data = codec.compress(image, quality, model, effort=effort, device=device, progress=progress)
         _write(target, data, force)
         bpp = 8 * len(data) / (image.width * image.height)
         return _line(source, target, image.width, image.height, len(data), bpp, begin)

@@ -16,6 +16,7 @@ from torch import Tensor
 from nncodec import container, picture, quadtree, tiling, weights
 from nncodec.config import PASSES, QUALITIES, Y_STRIDE, Z_MAX
 from nncodec.container import Color, Header, Section, SectionType
+from nncodec.effort import DEFAULT, LEVELS, prices, rounded
 from nncodec.entropy import Indices, Integers, Symbols, take
 from nncodec.errors import CorruptError, InputError
 from nncodec.nets.model import quadtree_pass
@@ -76,6 +77,7 @@ def compress(
     quality: int = 50,
     model: str | Model | None = None,
     *,
+    effort: int = DEFAULT,
     device: str | None = None,
     tile_log2: int = 10,
     progress: Progress | None = None,
@@ -90,6 +92,8 @@ def compress(
         1 (smallest) to 100.
     model
         Name or path of weights, or a loaded Model; default the shipped 'fast'.
+    effort
+        0 rounds, 1 (default) weighs bits against error; see `nncodec.effort`.
     device
         'cpu', 'cuda', ...; default CUDA if there is one.
     tile_log2
@@ -103,6 +107,8 @@ def compress(
     """
     if isinstance(quality, bool) or not isinstance(quality, int) or not 1 <= quality <= QUALITIES:
         raise InputError(f"quality is {quality!r}; it must be a whole number from 1 to {QUALITIES}")
+    if effort not in LEVELS:
+        raise InputError(f"effort is {effort!r}; the levels are {', '.join(map(str, LEVELS))}")
     source = as_picture(image)
     loaded = model if isinstance(model, Model) else load_model(model, device)
     header = Header(
@@ -124,9 +130,10 @@ def compress(
     ]
     if source.alpha is not None:
         sections.append(Section(SectionType.ALPHA, picture.encode_alpha(source.alpha)))
+    price = prices(loaded.entropy.tables).to(_device(loaded)) if effort else None
     for tile in tiles(header):
         y = analyze(loaded, source.color, tile, quality)
-        sections.append(Section(SectionType.TILE, encode_tile(loaded, y, quality)[0]))
+        sections.append(Section(SectionType.TILE, encode_tile(loaded, y, quality, price)[0]))
         if progress:
             progress(sum(s.type is SectionType.TILE for s in sections), header.tiles)
     try:
@@ -208,8 +215,11 @@ def analyze(model: Model, color: Levels, tile: Rect, quality: int) -> Tensor:
         return y[:, :, rows, columns]
 
 
-def encode_tile(model: Model, y: Tensor, quality: int) -> tuple[bytes, Symbols]:
-    """Range-coded stream and symbols of one tile's latents y [1, N, h, w]."""
+def encode_tile(model: Model, y: Tensor, quality: int, price: Tensor | None = None) -> tuple[bytes, Symbols]:
+    """Range-coded stream and symbols of one tile's latents y [1, N, h, w].
+
+    With `price` (`effort.prices`) bits are weighed against error; without, residuals are rounded.
+    """
     device = _device(model)
     with _inference(device):
         q = _quality(model, quality)
@@ -222,9 +232,12 @@ def encode_tile(model: Model, y: Tensor, quality: int) -> tuple[bytes, Symbols]:
 
         def choose(k: int, index: Indices) -> Integers:
             means = model.net.mean_net.means(features, context, q, k)
-            residual = (quadtree_pass(y, k) - means) * gain
-            r = residual.round().clamp(-RESIDUAL_MAX, RESIDUAL_MAX)
-            r[torch.from_numpy(index)[None].to(device) == 0] = 0
+            residual = ((quadtree_pass(y, k) - means) * gain).clamp(-RESIDUAL_MAX, RESIDUAL_MAX)
+            scale_index = torch.from_numpy(index)[None].to(device)
+            if price is None:
+                r = residual.round().masked_fill_(scale_index == 0, 0)
+            else:
+                r = rounded(residual, scale_index, price)
             quadtree.put(context, k, means + r / gain)
             return r[0].to("cpu", torch.int32).numpy()
 

@@ -52,7 +52,7 @@ class ModelConfig:
     mean_width: int
     scale_width: int
     knots: int = 12
-    lmbda_min: float = 0.0009
+    lmbda_min: float = 0.0005
     lmbda_max: float = 0.50
 
     def __post_init__(self) -> None:

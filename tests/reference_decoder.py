@@ -70,13 +70,12 @@ class RangeDecoder:
         unit = self.range >> 24
         target = ((self.point - self.lower) % 2**64) // unit
         assert target < 2**24
-        left = 0
-        for value, frequency in enumerate(row):
-            if target < left + frequency:
-                break
-            left += frequency
+        value, left = 0, 0
+        while target >= left + row[value]:
+            left += row[value]
+            value += 1
         self.lower = (self.lower + unit * left) % 2**64
-        self.range = unit * frequency
+        self.range = unit * row[value]
         if self.range < 2**32:
             self.lower = (self.lower << 32) % 2**64
             self.range <<= 32

@@ -17,14 +17,14 @@ from PIL import Image
 from nncodec.cli import main
 
 
-@pytest.fixture()
+@pytest.fixture
 def png(tmp_path: Path, photo: np.ndarray) -> Path:
     path = tmp_path / "photo.png"
     Image.fromarray(photo).save(path)
     return path
 
 
-@pytest.fixture()
+@pytest.fixture
 def aec(png: Path, tiny_path: Path) -> Path:
     assert call("compress", png, "-m", "tiny").exit_code == 0
     return png.with_suffix(".aec")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
 
@@ -150,10 +151,8 @@ def test_sealed_nonsense_gives_a_typed_error_or_a_picture(tiny: Model) -> None:
     for length in (0, 4, 8, 64, 400):
         for _ in range(8):
             data = container.pack(header, [container.Section(SectionType.TILE, rng.bytes(length))])
-            try:
+            with contextlib.suppress(FormatError):
                 assert codec.decompress(data, model=tiny).color.shape == (64, 64, 3)
-            except FormatError:
-                pass
 
 
 def test_huge_claim_is_refused_at_once(tiny: Model) -> None:

@@ -95,7 +95,7 @@ def test_lower_bound_lets_values_rise() -> None:
 
 @pytest.mark.parametrize("change", [{"y_channels": 30}, {"y_channels": 772}, {"knots": 1}, {"z_channels": 0}])
 def test_impossible_configurations_are_refused(change: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="must|most"):
+    with pytest.raises(ValueError, match=r"must|most"):
         ModelConfig.from_dict(TINY.to_dict() | change)
 
 

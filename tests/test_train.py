@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, photo: np.ndarray) -> Path:
     return folder
 
 
-@pytest.fixture()
+@pytest.fixture
 def recipe(folder: Path) -> Recipe:
     return Recipe(
         data=str(folder), size="tiny", batch=2, crop=64, late_crop=128, steps=12, warmup_steps=2, late_from=0.8

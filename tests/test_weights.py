@@ -42,7 +42,7 @@ def test_flipped_bit_in_a_weights_file_is_found(tiny_path: Path, tmp_path: Path)
 def test_what_is_no_weights_file_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(data)
-    with pytest.raises(ModelMismatchError, match="x.safetensors"):
+    with pytest.raises(ModelMismatchError, match=r"x\.safetensors"):
         weights.describe(path)
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from nncodec import codec, freqs, weights
 from nncodec.config import PASSES, QUALITIES, SCALE_INDEX_MAX, ModelConfig
+from nncodec.effort import prices
 from nncodec.entropy import EntropyModel, take
 from nncodec.errors import InputError
 from nncodec.intnet import (
@@ -127,7 +128,10 @@ def build(net: CodecNet, name: str, store: PictureStore | None, pictures: int = 
     tensors |= {f"scale.{n}": t for n, t in integers.to_dict().items()}
     tables = gaussian_tables()
     if store is not None:
-        tables = freqs.fit(_histograms(_assemble(tensors, name, net.config, integers, tables), store, pictures))
+        # Twice: what the default effort chooses depends on the tables it is then to be fitted to.
+        for share in (4, 1):
+            model = _assemble(tensors, name, net.config, integers, tables)
+            tables = freqs.fit(_histograms(model, store, -(-pictures // share)))
     tensors["tables.reach"] = torch.from_numpy(tables.reach)
     tensors["tables.half"] = torch.from_numpy(tables.half)
     return tensors
@@ -154,12 +158,13 @@ def _histograms(model: Model, store: PictureStore, pictures: int) -> NDArray[np.
     width = freqs.REACH_MAX + 2
     counts = np.zeros(freqs.ROWS * width, np.int64)
     count = min(pictures, len(store))
+    price = prices(model.entropy.tables)
     for i in tqdm(range(count), desc="fit tables", file=sys.stderr, mininterval=2):
         color = store.picture(i * len(store) // count)
         color = color[: min(color.shape[0], 512) // 64 * 64, : min(color.shape[1], 512) // 64 * 64]
         for quality in FIT_QUALITIES:
             y = codec.analyze(model, color, Rect(0, 0, *color.shape[:2]), quality)
-            _, symbols = codec.encode_tile(model, y, quality)
+            _, symbols = codec.encode_tile(model, y, quality, price)
             passes = model.entropy.passes(symbols.z_hat, quality)
             index = next(passes)
             for k in range(PASSES):

@@ -1,0 +1,50 @@
+"""Encoder-side search: spend encoding time to save bytes. The decoder never knows.
+
+Level 0 rounds to the nearest integer. Level 1, the default, weighs for every residual the two nearest
+integers' bits, as the tables price them, against their squared error.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nncodec import freqs
+from nncodec.freqs import REACH_MAX, Tables
+
+LEVELS = (0, 1)
+DEFAULT = 1
+ERROR_WEIGHT = 16.0
+"""Bits that a squared error of one step^2 is worth; flat around its best on the validation set."""
+
+
+def prices(tables: Tables) -> Tensor:
+    """Bits f32 [64, REACH_MAX + 2] of a residual of each magnitude under each scale index.
+
+    Row 0 is zero: index 0 is not coded.
+    """
+    magnitude = np.arange(REACH_MAX + 2)
+    out = np.zeros((freqs.ROWS, REACH_MAX + 2), np.float32)
+    for index in range(1, freqs.ROWS):
+        reach = int(tables.reach[index])
+        coded = 24.0 - np.log2(tables.half[index, np.minimum(magnitude, reach + 1)].astype(np.float64))
+        excess = np.maximum(magnitude - reach, 1)
+        out[index] = coded + np.where(magnitude > reach, 5.0 + np.floor(np.log2(excess)), 0.0)
+    return torch.from_numpy(out)
+
+
+def rounded(residual: Tensor, index: Tensor, price: Tensor, weight: float = ERROR_WEIGHT) -> Tensor:
+    """Integers next to `residual` (in steps) of least ``bits + weight * error^2``; same shape, float.
+
+    Zero where the index is 0. `index` holds scale indices (integer type), `price` is `prices` on the same device.
+    """
+    magnitude = residual.abs()
+    low = magnitude.floor()
+    fraction = magnitude - low
+    flat = index.long() * price.shape[1]
+    near = low.long().clamp(max=price.shape[1] - 2)
+    table = price.reshape(-1)
+    gain = table[flat + near + 1] - table[flat + near] + weight * (1.0 - 2.0 * fraction)
+    chosen = torch.where(gain < 0, low + 1.0, low).masked_fill_(index == 0, 0.0)
+    return torch.copysign(chosen, residual)
