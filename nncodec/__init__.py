@@ -25,7 +25,7 @@ from nncodec.errors import (
 
 if TYPE_CHECKING:
     from nncodec.codec import compress, decompress
-    from nncodec.picture import Picture
+    from nncodec.picture import Picture, read
 
 __version__ = "0.1.0"
 
@@ -44,6 +44,7 @@ __all__ = [
     "__version__",
     "compress",
     "decompress",
+    "read",
 ]
 
 
@@ -52,8 +53,8 @@ def __getattr__(name: str) -> Any:  # PEP 562: torch and Pillow load on first us
         from nncodec import codec
 
         return getattr(codec, name)
-    if name == "Picture":
-        from nncodec.picture import Picture
+    if name in ("Picture", "read"):
+        from nncodec import picture
 
-        return Picture
+        return getattr(picture, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -48,7 +48,7 @@ def as_picture(image: Image_) -> Picture:
     if isinstance(image, Picture):
         return image
     if isinstance(image, (str, Path)):
-        return picture.read(Path(image))
+        return picture.read(image)
     if isinstance(image, Image.Image):
         return picture.from_pil(image)
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:

@@ -91,10 +91,10 @@ def from_pil(image: Image.Image) -> Picture:
     return Picture(np.asarray(image.convert("RGB")), None, *blocks)
 
 
-def read(source: Path | bytes) -> Picture:
-    """Picture of a file or its bytes. Raises InputError naming the file."""
-    name = str(source) if isinstance(source, Path) else "input"
-    opened: Any = source if isinstance(source, Path) else io.BytesIO(source)
+def read(source: str | Path | bytes) -> Picture:
+    """Picture of a file or of a file's bytes. Raises InputError naming the file."""
+    name = "input" if isinstance(source, bytes) else str(source)
+    opened: Any = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         with warnings.catch_warnings():
             # Pillow warns of metadata it cannot parse; the pixels are what counts here.

@@ -92,16 +92,21 @@ class CodecNet(nn.Module):
         return INDEX_UNIT * self.scale_net.z_index(quality)[:, :, None, None]
 
     def _bits(self, value: Tensor, rounded: Tensor, index: Tensor) -> Tensor:
+        """Bits [B] of `rounded` under scale indices `index`; see `forward` for the gradients."""
         if self.training:
             noisy = value + torch.empty_like(value).uniform_(-0.5, 0.5)
-            return gaussian_bits(noisy, index).sum((1, 2, 3))
+            soft = gaussian_bits(noisy, index.detach())
+            hard = gaussian_bits(rounded.detach(), index)
+            return (hard + soft - soft.detach()).sum((1, 2, 3))
         return torch.where(index < 0.5, 0.0, gaussian_bits(rounded, index.round())).sum((1, 2, 3))
 
     def forward(self, x: Tensor, quality: Tensor, autocast: bool = False) -> TrainOutput:
         """x [B, 3, H, W] f32 in [0, 1], H and W multiples of 64; quality [B] f32 in 1..100.
 
-        In training mode additive uniform noise stands in for rounding in the rate, while synthesis
-        and context see rounded values through a straight-through gradient. In evaluation mode
+        In training mode the bits are those of the rounded values. The scales learn from exactly
+        these; latents and means learn from the bits of values with additive uniform noise, which,
+        unlike rounding, has a gradient. Synthesis and context see rounded values through a
+        straight-through gradient. In evaluation mode
         everything is rounded as the codec does it, skipped symbols included. With `autocast` the
         convolutions of the float networks run in bfloat16; quantisation, scales and likelihoods never.
         """
