@@ -23,7 +23,7 @@ from nncodec.errors import InputError, NncodecError
 
 SUFFIX = ".aec"
 T = TypeVar("T")
-_LAZY: dict[str, str] = {}
+_LAZY = {"bench": "nncodec.bench.command", "compare": "nncodec.bench.command"}
 
 
 class Commands(click.Group):
@@ -251,6 +251,10 @@ def models(kmac: bool) -> None:
 @click.option("--lr", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--bf16/--no-bf16", default=True, show_default=True, help="bfloat16 convolutions.")
+@click.option("--decoder-of", type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="Train only the decoder of this run, on what the default effort makes of its latents.")  # fmt: skip
+@click.option("--tables", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="The weights exported from that run.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on from the run folder's checkpoint.")
 @_device
 @_threads
@@ -267,6 +271,8 @@ def train(
     lr: float,
     seed: int,
     bf16: bool,
+    decoder_of: Path | None,
+    tables: Path | None,
     resume: bool,
     device: str | None,
     threads: int | None,
@@ -292,6 +298,8 @@ def train(
         steps=steps,
         seconds=_seconds(time_limit) if time_limit else None,
         bfloat16=bf16,
+        decoder_of=str(decoder_of) if decoder_of else None,
+        tables=str(tables) if tables else None,
         device=device or "cpu",
     )
     loop.run(recipe, output, resume, click.echo)
@@ -302,9 +310,11 @@ def train(
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The .safetensors to write.")
 @click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="Training pictures to fit the tables to. [default: the run's own]")  # fmt: skip
+@click.option("--tables", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Take the tables from these weights instead (after --decoder-of).")  # fmt: skip
 @click.option("--pictures", type=click.IntRange(1), default=64, show_default=True, help="How many of them.")
 @_force
-def export(run: Path, output: Path, data: Path | None, pictures: int, force: bool) -> None:
+def export(run: Path, output: Path, data: Path | None, tables: Path | None, pictures: int, force: bool) -> None:
     """Turn a run folder's checkpoint into a weights file: integer scale net, fitted tables."""
     from nncodec.train import export as exporter
     from nncodec.train.data import load_pictures
@@ -314,7 +324,7 @@ def export(run: Path, output: Path, data: Path | None, pictures: int, force: boo
     recipe = json.loads((run / "recipe.json").read_text())
     side = max(recipe["crop"], recipe["late_crop"])
     store = load_pictures(data or Path(recipe["data"]), run / "cache", side)
-    identity = exporter.export(run / "checkpoint.pt", output.stem, store, output, pictures)
+    identity = exporter.export(run / "checkpoint.pt", output.stem, store, output, pictures, tables)
     click.echo(f"{output}  {_spaced(output.stat().st_size)} B  model {identity.hex()}")
 
 

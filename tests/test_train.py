@@ -15,7 +15,7 @@ from PIL import Image
 from nncodec import codec, weights
 from nncodec.cli import main
 from nncodec.errors import InputError
-from nncodec.train import loop
+from nncodec.train import export, loop
 from nncodec.train.data import CropSampler, load_pictures
 from nncodec.train.loop import Recipe
 
@@ -136,3 +136,24 @@ def test_run_folder_is_not_overwritten(recipe: Recipe, tmp_path: Path) -> None:
 def test_impossible_recipes_are_refused(recipe: Recipe, change: dict[str, object]) -> None:
     with pytest.raises(InputError):
         replace(recipe, **change)  # type: ignore[arg-type]
+
+
+def test_decoder_alone_leaves_every_symbol_and_lowers_the_error(recipe: Recipe, tmp_path: Path) -> None:
+    first = tmp_path / "joint"
+    loop.run(recipe, first, False, lambda _: None)
+    store = load_pictures(Path(recipe.data), first / "cache", 64)
+    before, after = tmp_path / "before.safetensors", tmp_path / "after.safetensors"
+    export.export(first / "checkpoint.pt", "before", store, before, 2)
+    alone = replace(recipe, steps=60, warmup_steps=5, decoder_of=str(first), tables=str(before))
+    loop.run(alone, tmp_path / "decoder", False, lambda _: None)
+    export.export(tmp_path / "decoder" / "checkpoint.pt", "after", store, after, 2, before)
+    models = [weights.load(weights.describe(p)) for p in (before, after)]
+    errors = []
+    files = [codec.compress(store.picture(0), 40, model) for model in models]
+    for model, data in zip(models, files, strict=True):
+        decoded = codec.decompress(data, model=model)
+        errors.append(np.mean((decoded.color.astype(float) - store.picture(0)) ** 2))
+    streams = [codec.container.parse(data)[1] for data in files]
+    assert streams[0] == streams[1]  # only the model id differs
+    assert models[0].id != models[1].id
+    assert errors[1] < errors[0]

@@ -6,6 +6,7 @@ Knows tensors; files, integers and tables are in `weights`, `intnet` and `entrop
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -28,12 +29,24 @@ from nncodec.nets.scales import INDEX_UNIT, ScaleNet, gaussian_bits, magnitude
 from nncodec.nets.transforms import AnalysisTransform, HyperAnalysis, SynthesisTransform
 
 
+class Latents(NamedTuple):
+    """Decoded latents [B, N, H/16, W/16] in natural units and estimated bits [B] of y and z."""
+
+    y_hat: Tensor
+    y_bits: Tensor
+    z_bits: Tensor
+
+
 class TrainOutput(NamedTuple):
     """Reconstruction [B, 3, H, W] and estimated bits [B] of y and z."""
 
     x_hat: Tensor
     y_bits: Tensor
     z_bits: Tensor
+
+
+Chooser = Callable[[Tensor, Tensor], Tensor]
+"""Residuals in steps and scale indices (uint8), of one shape, to integers (as float)."""
 
 
 def ste_round(x: Tensor) -> Tensor:
@@ -101,14 +114,21 @@ class CodecNet(nn.Module):
         return torch.where(index < 0.5, 0.0, gaussian_bits(rounded, index.round())).sum((1, 2, 3))
 
     def forward(self, x: Tensor, quality: Tensor, autocast: bool = False) -> TrainOutput:
+        """`latents`, then g_s."""
+        latents = self.latents(x, quality, autocast)
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=autocast):
+            x_hat = self.g_s(latents.y_hat, quality)
+        return TrainOutput(x_hat, latents.y_bits, latents.z_bits)
+
+    def latents(self, x: Tensor, quality: Tensor, autocast: bool = False, choose: Chooser | None = None) -> Latents:
         """x [B, 3, H, W] f32 in [0, 1], H and W multiples of 64; quality [B] f32 in 1..100.
 
         In training mode the bits are those of the rounded values. The scales learn from exactly
         these; latents and means learn from the bits of values with additive uniform noise, which,
         unlike rounding, has a gradient. Synthesis and context see rounded values through a
-        straight-through gradient. In evaluation mode
-        everything is rounded as the codec does it, skipped symbols included. With `autocast` the
-        convolutions of the float networks run in bfloat16; quantisation, scales and likelihoods never.
+        straight-through gradient. In evaluation mode everything is rounded as the codec does it,
+        skipped symbols included, or as `choose` says. With `autocast` the convolutions of the float
+        networks run in bfloat16; quantisation, scales and likelihoods never.
         """
         kind = x.device.type
         with torch.autocast(kind, dtype=torch.bfloat16, enabled=autocast):
@@ -128,9 +148,12 @@ class CodecNet(nn.Module):
                 means = self.mean_net.means(mean_features, context, quality, k)
             residual = (quadtree_pass(y, k) - means) * gain
             index = self.scale_net.index(scale_features, magnitudes, quality, k)
-            r_hat = ste_round(residual)
-            if not self.training:
-                r_hat = torch.where(index < 0.5, torch.zeros_like(r_hat), r_hat)
+            if self.training:
+                r_hat = ste_round(residual)
+            elif choose is None:
+                r_hat = torch.where(index < 0.5, 0.0, residual.round())
+            else:
+                r_hat = choose(residual, index.round().clamp(0, SCALE_INDEX_MAX).to(torch.uint8))
             y_bits = y_bits + self._bits(residual, r_hat, index)
             decoded = torch.zeros_like(y)
             quadtree.put(decoded, k, means + r_hat / gain)
@@ -138,6 +161,4 @@ class CodecNet(nn.Module):
             seen = torch.zeros_like(y)
             quadtree.put(seen, k, magnitude(r_hat.detach()))
             magnitudes = magnitudes + seen
-        with torch.autocast(kind, dtype=torch.bfloat16, enabled=autocast):
-            x_hat = self.g_s(context, quality)
-        return TrainOutput(x_hat, y_bits, z_bits)
+        return Latents(context, y_bits, z_bits)

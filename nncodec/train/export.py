@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -189,7 +190,16 @@ def load_checkpoint(path: Path) -> CodecNet:
     return net.eval()
 
 
-def export(checkpoint: Path, name: str, store: PictureStore, out: Path, pictures: int) -> bytes:
-    """Write the weights file of a checkpoint; returns its model id."""
+def export(
+    checkpoint: Path, name: str, store: PictureStore, out: Path, pictures: int, tables: Path | None = None
+) -> bytes:
+    """Write the weights file of a checkpoint; returns its model id.
+
+    With `tables`, a weights file of the same encoder and entropy model, its tables are taken over.
+    """
     net = load_checkpoint(checkpoint)
-    return weights.save(build(net, name, store, pictures), name, net.config, out)
+    tensors = build(net, name, None if tables else store, pictures)
+    if tables:
+        fitted = safetensors.torch.load_file(tables)
+        tensors |= {n: t for n, t in fitted.items() if n.startswith("tables.")}
+    return weights.save(tensors, name, net.config, out)

@@ -22,9 +22,11 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
+from nncodec import weights
 from nncodec.config import QUALITIES, SIZES
+from nncodec.effort import prices, rounded
 from nncodec.errors import InputError
-from nncodec.nets.model import CodecNet, placed
+from nncodec.nets.model import Chooser, CodecNet, TrainOutput, placed
 from nncodec.train.data import CropSampler, PictureStore, load_pictures
 
 LOSS_BINS = 20
@@ -52,6 +54,8 @@ class Recipe:
     steps: int | None = None
     seconds: float | None = None
     bfloat16: bool = True
+    decoder_of: str | None = None
+    tables: str | None = None
     checkpoint_seconds: float = 180.0
     validation_seconds: float = 900.0
     device: str = "cpu"
@@ -61,6 +65,8 @@ class Recipe:
             raise InputError("training needs either a number of steps or a time limit")
         if self.crop % 64 or self.late_crop % 64:
             raise InputError("crop sizes must be multiples of 64")
+        if (self.decoder_of is None) != (self.tables is None):
+            raise InputError("training a decoder alone needs a run to take it from and its exported weights")
 
 
 class Group:
@@ -93,9 +99,13 @@ class Trainer:
         self.device = torch.device(recipe.device)
         torch.manual_seed(recipe.seed)
         self.model = placed(CodecNet(SIZES[recipe.size]), self.device)
+        self.choose: Chooser | None = None
+        if recipe.decoder_of and recipe.tables:
+            self._decoder_alone(Path(recipe.decoder_of), Path(recipe.tables))
         self.ema = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-        linear = [p for n, p in self.model.named_parameters() if ".linear." in n]
-        rest = [p for n, p in self.model.named_parameters() if ".linear." not in n]
+        trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        linear = [p for n, p in trained if ".linear." in n]
+        rest = [p for n, p in trained if ".linear." not in n]
         factor = recipe.linear_learning_rate_factor
         self.optimizer = torch.optim.AdamW(
             [{"params": rest, "factor": 1.0}, {"params": linear, "factor": factor}],
@@ -111,6 +121,15 @@ class Trainer:
         seed = recipe.seed * 1000 + self.group.rank
         torch.manual_seed(seed)
         self.rng = np.random.default_rng(seed)
+
+    def _decoder_alone(self, run: Path, tables: Path) -> None:
+        """Start from the average of `run`, freeze all but g_s, quantise as the default effort does."""
+        state = torch.load(run / "checkpoint.pt", map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["ema"])
+        self.model.requires_grad_(False)
+        self.model.g_s.requires_grad_(True)
+        price = prices(weights.load(weights.describe(tables)).entropy.tables).to(self.device)
+        self.choose = lambda residual, index: rounded(residual, index, price)
 
     @property
     def progress(self) -> float:
@@ -139,14 +158,14 @@ class Trainer:
         rate = self.learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        out = self.model(x, quality.to(self.device), recipe.bfloat16)
+        out = self._forward(x, quality.to(self.device))
         mse = (out.x_hat - x).square().mean((1, 2, 3)) * 255.0**2
         bpp = (out.y_bits + out.z_bits) / size**2
         losses = bpp + lmbda * mse
-        weights = self._weights(quality, losses.detach().cpu())
-        loss = (losses * weights.to(self.device)).mean()
+        balance = self._weights(quality, losses.detach().cpu())
+        loss = (losses * balance.to(self.device)).mean()
         self.optimizer.zero_grad(set_to_none=False)
-        loss.backward()
+        torch.autograd.backward(loss)
         stats = torch.stack([loss.detach(), bpp.detach().mean(), mse.detach().mean()])
         now = time.perf_counter()
         stats = torch.cat([stats.cpu(), torch.tensor([now - self.mark])])
@@ -165,6 +184,16 @@ class Trainer:
             "lr": rate,
             "crops": count * self.group.size * (size / 256) ** 2,
         }
+
+    def _forward(self, x: Tensor, quality: Tensor) -> TrainOutput:
+        if self.choose is None:
+            out: TrainOutput = self.model(x, quality, self.recipe.bfloat16)
+            return out
+        with torch.no_grad():
+            latents = self.model.eval().latents(x, quality, self.recipe.bfloat16, self.choose)
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.recipe.bfloat16):
+            x_hat = self.model.g_s(latents.y_hat, quality)
+        return TrainOutput(x_hat, latents.y_bits, latents.z_bits)
 
     def _weights(self, quality: Tensor, losses: Tensor) -> Tensor:
         """1 / running mean loss at each sample's quality, so that high rates don't drown low ones."""
