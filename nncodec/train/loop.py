@@ -45,11 +45,11 @@ class Recipe:
     linear_learning_rate_factor: float = 0.3
     warmup_steps: int = 300
     constant_until: float = 0.35
-    batch: int = 16
+    batch: int = 12
     crop: int = 128
     late_crop: int = 256
-    late_from: float = 0.7
-    clip: float = 2.0
+    late_from: float = 0.6
+    clip: float = 1.0
     ema: float = 0.9995
     steps: int | None = None
     seconds: float | None = None
