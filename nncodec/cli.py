@@ -70,7 +70,10 @@ _inputs = click.argument("inputs", nargs=-1, required=True, type=click.Path(path
 @main.command()
 @_inputs
 @_output
-@click.option("-q", "--quality", type=click.IntRange(1, QUALITIES), default=50, show_default=True)
+@click.option("-q", "--quality", type=click.IntRange(1, QUALITIES), help="1 smallest, 100 best. [default: 50]")
+@click.option("--target-size", help="At most so many bytes a picture: 50000, 200k, 1.5M.")
+@click.option("--target-bpp", type=click.FloatRange(0, min_open=True), help="At most so many bits a pixel.")
+@click.option("--target-psnr", type=click.FloatRange(0, min_open=True), help="At least so many dB.")
 @click.option("-e", "--effort", type=click.IntRange(0, 1), default=1, show_default=True,
               help="0 rounds, 1 weighs bits against error.")  # fmt: skip
 @click.option("-m", "--model", help="Installed weights or a .safetensors file. [default: fast]")
@@ -80,7 +83,10 @@ _inputs = click.argument("inputs", nargs=-1, required=True, type=click.Path(path
 def compress(
     inputs: tuple[Path, ...],
     output: Path | None,
-    quality: int,
+    quality: int | None,
+    target_size: str | None,
+    target_bpp: float | None,
+    target_psnr: float | None,
     effort: int,
     model: str | None,
     device: str | None,
@@ -91,15 +97,27 @@ def compress(
 
     photo.png becomes photo.aec beside it unless -o names another file or a folder.
     """
-    from nncodec import codec, picture
+    from nncodec import codec, picture, rate
 
+    if sum(option is not None for option in (quality, target_size, target_bpp, target_psnr)) > 1:
+        raise click.UsageError("give only one of --quality, --target-size, --target-bpp and --target-psnr")
+    size = _bytes(target_size) if target_size else None
     _set_threads(threads)
+
+    def encode(image: picture.Picture, progress: Callable[[int, int], None]) -> bytes:
+        loaded = codec.load_model(model, device)
+        if target_psnr is not None:
+            return rate.to_psnr(image, target_psnr, loaded, effort).data
+        if size is not None or target_bpp is not None:
+            limit = size or int((target_bpp or 0) * image.width * image.height / 8)
+            return rate.to_size(image, limit, loaded, effort).data
+        return codec.compress(image, quality or 50, loaded, effort=effort, progress=progress)
 
     def one(source: Path, target: Path) -> str:
         begin = time.perf_counter()
         image = picture.read(_read_stdin() if _is_dash(source) else source)
         with _tiles_bar(source) as progress:
-            data = codec.compress(image, quality, model, effort=effort, device=device, progress=progress)
+            data = _named(source, lambda: encode(image, progress))
         _write(target, data, force)
         bpp = 8 * len(data) / (image.width * image.height)
         return _line(source, target, image.width, image.height, len(data), bpp, begin)
@@ -338,6 +356,17 @@ def _seconds(text: str) -> float:
         value = 0.0
     if value <= 0:
         raise click.UsageError(f"--time-limit {text!r}: write 90s, 10m or 8h")
+    return value
+
+
+def _bytes(text: str) -> int:
+    unit = {"k": 1000, "M": 1_000_000}.get(text[-1:], 1)
+    try:
+        value = int(float(text[:-1] if unit > 1 else text) * unit)
+    except ValueError:
+        value = 0
+    if value <= 0:
+        raise click.UsageError(f"--target-size {text!r}: write 50000, 200k or 1.5M")
     return value
 
 

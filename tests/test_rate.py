@@ -1,0 +1,79 @@
+"""Rate control never breaks its promise and comes as close as the steps of quality allow."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from nncodec import codec, rate
+from nncodec.cli import main
+from nncodec.errors import InputError
+from nncodec.picture import Picture
+from nncodec.weights import Model
+
+
+@pytest.fixture(scope="module")
+def sizes(tiny: Model, photo: np.ndarray) -> dict[int, int]:
+    return {q: len(codec.compress(photo, q, tiny)) for q in range(1, 101)}
+
+
+@pytest.mark.parametrize("share", [0.03, 0.2, 0.5, 0.8, 0.97])
+def test_size_is_met_and_nearly_used_up(tiny: Model, photo: np.ndarray, sizes: dict[int, int], share: float) -> None:
+    target = round(math.exp((1 - share) * math.log(sizes[1]) + share * math.log(sizes[100])))
+    found = rate.to_size(Picture(photo), target, tiny)
+    assert len(found.data) == found.measured <= target
+    assert found.data == codec.compress(photo, found.quality, tiny)
+    best = max(q for q, size in sizes.items() if size <= target)
+    assert found.quality >= best - 1
+
+
+def test_every_target_takes_few_probes(sizes: dict[int, int]) -> None:
+    for target in range(sizes[1], sizes[100] + 200, 37):
+        probes = []
+
+        def measure(quality: int, probes: list[int] = probes) -> float:
+            probes.append(quality)
+            return math.log(sizes[quality])
+
+        quality = rate._search(measure, math.log(target), below=True)
+        assert quality is not None
+        assert sizes[quality] <= target
+        assert len(probes) == len(set(probes)) <= rate.PROBES + 1
+
+
+def test_psnr_is_met(tiny: Model, photo: np.ndarray) -> None:
+    found = rate.to_psnr(Picture(photo), 21.9, tiny)
+    decoded = codec.decompress(found.data, model=tiny)
+    error = np.mean((decoded.color.astype(float) - photo) ** 2)
+    assert found.measured == pytest.approx(10 * math.log10(255**2 / error))
+    assert found.measured >= 21.9
+    lower = codec.decompress(codec.compress(photo, max(found.quality - 3, 1), tiny), model=tiny)
+    assert np.mean((lower.color.astype(float) - photo) ** 2) > error
+
+
+def test_unreachable_targets_say_what_is_reachable(tiny: Model, photo: np.ndarray, sizes: dict[int, int]) -> None:
+    with pytest.raises(InputError, match=f"quality 1 takes {sizes[1]}"):
+        rate.to_size(Picture(photo), sizes[1] - 1, tiny)
+    with pytest.raises(InputError, match=r"quality 100 gives \d+\.\d+ dB"):
+        rate.to_psnr(Picture(photo), 99.0, tiny)
+
+
+def test_targets_on_the_command_line(tiny_path: Path, tmp_path: Path, photo: np.ndarray) -> None:
+    source = tmp_path / "photo.png"
+    Image.fromarray(photo).save(source)
+
+    def call(*arguments: str) -> int:
+        return CliRunner().invoke(main, ["compress", str(source), "-m", "tiny", "--force", *arguments]).exit_code
+
+    assert call("--target-size", "2.2k") == 0
+    assert source.with_suffix(".aec").stat().st_size <= 2200
+    assert call("--target-bpp", "0.5") == 0
+    assert source.with_suffix(".aec").stat().st_size * 8 <= 0.5 * 160 * 208
+    assert call("--target-size", "10") == 1
+    assert call("--target-size", "many") == 2
+    assert call("--target-size", "2k", "-q", "5") == 2
