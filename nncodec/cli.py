@@ -271,10 +271,10 @@ def models(kmac: bool) -> None:
 @click.option("--lr", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--bf16/--no-bf16", default=True, show_default=True, help="bfloat16 convolutions.")
-@click.option("--decoder-of", type=click.Path(exists=True, file_okay=False, path_type=Path),
-              help="Train only the decoder of this run, on what the default effort makes of its latents.")  # fmt: skip
-@click.option("--tables", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="The weights exported from that run.")  # fmt: skip
+@click.option("--init-from", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Start from these weights (.safetensors) instead of from theory; --size is theirs.")  # fmt: skip
+@click.option("--decoder-only", is_flag=True,
+              help="Train only the decoder of these weights, on what the default effort makes of latents.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on from the run folder's checkpoint.")
 @_device
 @_threads
@@ -291,8 +291,8 @@ def train(
     lr: float,
     seed: int,
     bf16: bool,
-    decoder_of: Path | None,
-    tables: Path | None,
+    init_from: Path | None,
+    decoder_only: bool,
     resume: bool,
     device: str | None,
     threads: int | None,
@@ -318,8 +318,8 @@ def train(
         steps=steps,
         seconds=_seconds(time_limit) if time_limit else None,
         bfloat16=bf16,
-        decoder_of=str(decoder_of) if decoder_of else None,
-        tables=str(tables) if tables else None,
+        init_from=str(init_from) if init_from else None,
+        decoder_only=decoder_only,
         device=device or "cpu",
     )
     loop.run(recipe, output, resume, click.echo)
@@ -331,7 +331,7 @@ def train(
 @click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="Training pictures to fit the tables to. [default: the run's own]")  # fmt: skip
 @click.option("--tables", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="Take the tables from these weights instead (after --decoder-of).")  # fmt: skip
+              help="Take the tables from these weights instead (after --decoder-only).")  # fmt: skip
 @click.option("--pictures", type=click.IntRange(1), default=64, show_default=True, help="How many of them.")
 @_force
 def export(run: Path, output: Path, data: Path | None, tables: Path | None, pictures: int, force: bool) -> None:

@@ -15,7 +15,7 @@ from nncodec.config import MAGNITUDE_MAX, PASSES, TINY
 from nncodec.errors import ModelMismatchError
 from nncodec.intnet import MAGNITUDES, IntScaleNet, ScaleTensors, bounds
 from nncodec.nets.scales import magnitude
-from nncodec.train.export import snap, to_integers
+from nncodec.nets.twin import snap, to_integers
 
 
 def random_inputs(seed: int, config=TINY) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,7 +6,6 @@ Every number a decoder's symbols depend on is an integer when this is done.
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,103 +16,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nncodec import codec, freqs, weights
-from nncodec.config import PASSES, QUALITIES, SCALE_INDEX_MAX, ModelConfig
+from nncodec.config import PASSES, ModelConfig
 from nncodec.effort import prices
 from nncodec.entropy import EntropyModel, take
 from nncodec.errors import InputError
-from nncodec.intnet import (
-    ACTIVATION_BITS,
-    DEPTHWISE_BITS,
-    WEIGHT_BITS,
-    IntScaleNet,
-    PassTensors,
-    ScaleTensors,
-)
-from nncodec.nets.blocks import QualityTable
+from nncodec.intnet import IntScaleNet, ScaleTensors
 from nncodec.nets.model import CodecNet, placed
-from nncodec.nets.scales import INDEX_UNIT, ScaleNet
+from nncodec.nets.twin import from_integers, snap, to_integers
 from nncodec.rangecoder import CodingTables
 from nncodec.tiling import Rect
 from nncodec.train.data import PictureStore
 from nncodec.weights import Model
 
 FIT_QUALITIES = (1, 8, 15, 25, 35, 45, 55, 65, 75, 85, 93, 100)
-
-
-def _bits_of(name: str) -> int:
-    """Fraction bits of a parameter of ScaleNet on the integer grid."""
-    if name.endswith("depthwise.weight"):
-        return DEPTHWISE_BITS
-    if name.endswith("depthwise.bias"):
-        return ACTIVATION_BITS + DEPTHWISE_BITS
-    if name.endswith("weight"):
-        return WEIGHT_BITS
-    return ACTIVATION_BITS + WEIGHT_BITS
-
-
-@torch.no_grad()
-def snap(net: ScaleNet, config: ModelConfig) -> ScaleNet:
-    """float64 twin of `net` with every parameter on the integer grid and one table row a quality."""
-    twin = ScaleNet(replace(config, knots=QUALITIES), quantized=True).double().eval()
-    qualities = torch.arange(1, QUALITIES + 1, dtype=torch.float64)
-    tables = {f"{n}.rows" for n, m in net.named_modules() if isinstance(m, QualityTable)}
-    state = {}
-    for name, value in net.state_dict().items():
-        if name in tables:
-            table = QualityTable(*value.shape).double()
-            table.rows.copy_(value)
-            value = table(qualities)
-        unit = 2.0 ** _bits_of(name)
-        state[name] = (value.double() * unit).round() / unit
-    twin.load_state_dict(state)
-    return twin
-
-
-@torch.no_grad()
-def to_integers(twin: ScaleNet) -> ScaleTensors:
-    """Integer tensors of a snapped twin."""
-
-    def ints(name: str) -> Tensor:
-        value = twin.state_dict()[name] * 2.0 ** _bits_of(name)
-        if value.abs().max() >= 2**31:
-            raise InputError(f"scale net {name} reaches {value.abs().max():.0f}, beyond int32; train slower")
-        return value.round().to(torch.int32)
-
-    def matrix(name: str) -> Tensor:
-        return ints(name).flatten(1)
-
-    passes = []
-    for k in range(PASSES):
-        p = f"passes.{k}."
-        mix = matrix(p + "from_features.weight")
-        spatial: dict[str, Tensor] = {}
-        if k:
-            mix = torch.cat([mix, matrix(p + "from_context.weight")], dim=1)
-            spatial = {"depthwise": matrix(p + "depthwise.weight"), "depthwise_bias": ints(p + "depthwise.bias")}
-        passes.append(
-            PassTensors(
-                mix=mix,
-                mix_bias=ints(p + "from_features.bias") + ints(p + "quality_bias.rows"),
-                hidden=matrix(p + "hidden.weight"),
-                hidden_bias=ints(p + "hidden.bias"),
-                head=matrix(p + "head.weight"),
-                head_bias=ints(p + "head.bias"),
-                **spatial,
-            )
-        )
-    spread = ints("z_spread.weight")
-    z_index = (twin.z_index.rows * INDEX_UNIT).round().clamp(0, SCALE_INDEX_MAX)
-    return ScaleTensors(
-        z_in=matrix("z_in.weight"),
-        z_in_bias=ints("z_in.bias") + ints("z_quality.rows"),
-        z_spread=spread.permute(2, 3, 0, 1).flatten(0, 1).contiguous(),
-        z_spread_bias=ints("z_spread.bias"),
-        z_out=matrix("z_out.weight"),
-        z_out_bias=ints("z_out.bias"),
-        index_bias=ints("index_bias.rows"),
-        z_index=z_index.to(torch.int32),
-        passes=tuple(passes),
-    )
 
 
 def gaussian_tables() -> freqs.Tables:
@@ -177,6 +92,19 @@ def _histograms(model: Model, store: PictureStore, pictures: int) -> NDArray[np.
                 except StopIteration:
                     break
     return counts.reshape(freqs.ROWS, width)
+
+
+def trainable(path: Path) -> CodecNet:
+    """The networks of a shipped weights file, scale net and all, to be trained on. Raises ModelMismatchError."""
+    description = weights.describe(path)
+    model = weights.load(description)
+    flat = safetensors.torch.load_file(path)
+    scale = {n.removeprefix("scale."): t for n, t in flat.items() if n.startswith("scale.")}
+    net = CodecNet(description.config)
+    net.scale_net = from_integers(ScaleTensors.from_dict(scale, description.config), description.config)
+    rest = net.load_state_dict(model.net.state_dict(), strict=False)
+    assert all(name.startswith("scale_net.") for name in rest.missing_keys)
+    return net
 
 
 def load_checkpoint(path: Path) -> CodecNet:

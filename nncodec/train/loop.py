@@ -27,6 +27,7 @@ from nncodec.config import QUALITIES, SIZES
 from nncodec.effort import prices, rounded
 from nncodec.errors import InputError
 from nncodec.nets.model import Chooser, CodecNet, TrainOutput, placed
+from nncodec.train import export
 from nncodec.train.data import CropSampler, PictureStore, load_pictures
 
 LOSS_BINS = 20
@@ -54,8 +55,8 @@ class Recipe:
     steps: int | None = None
     seconds: float | None = None
     bfloat16: bool = True
-    decoder_of: str | None = None
-    tables: str | None = None
+    init_from: str | None = None
+    decoder_only: bool = False
     checkpoint_seconds: float = 180.0
     validation_seconds: float = 900.0
     device: str = "cpu"
@@ -65,8 +66,8 @@ class Recipe:
             raise InputError("training needs either a number of steps or a time limit")
         if self.crop % 64 or self.late_crop % 64:
             raise InputError("crop sizes must be multiples of 64")
-        if (self.decoder_of is None) != (self.tables is None):
-            raise InputError("training a decoder alone needs a run to take it from and its exported weights")
+        if self.decoder_only and self.init_from is None:
+            raise InputError("a decoder alone can only be trained from weights; name them by init_from")
 
 
 class Group:
@@ -98,10 +99,11 @@ class Trainer:
         self.group = Group()
         self.device = torch.device(recipe.device)
         torch.manual_seed(recipe.seed)
-        self.model = placed(CodecNet(SIZES[recipe.size]), self.device)
         self.choose: Chooser | None = None
-        if recipe.decoder_of and recipe.tables:
-            self._decoder_alone(Path(recipe.decoder_of), Path(recipe.tables))
+        net = export.trainable(Path(recipe.init_from)) if recipe.init_from else CodecNet(SIZES[recipe.size])
+        self.model = placed(net, self.device)
+        if recipe.decoder_only and recipe.init_from:
+            self._freeze_all_but_decoder(Path(recipe.init_from))
         self.ema = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
         linear = [p for n, p in trained if ".linear." in n]
@@ -122,13 +124,11 @@ class Trainer:
         torch.manual_seed(seed)
         self.rng = np.random.default_rng(seed)
 
-    def _decoder_alone(self, run: Path, tables: Path) -> None:
-        """Start from the average of `run`, freeze all but g_s, quantise as the default effort does."""
-        state = torch.load(run / "checkpoint.pt", map_location=self.device, weights_only=True)
-        self.model.load_state_dict(state["ema"])
+    def _freeze_all_but_decoder(self, path: Path) -> None:
+        """Train g_s alone, on residuals chosen as the default effort does with the tables of `path`."""
         self.model.requires_grad_(False)
         self.model.g_s.requires_grad_(True)
-        price = prices(weights.load(weights.describe(tables)).entropy.tables).to(self.device)
+        price = prices(weights.load(weights.describe(path)).entropy.tables).to(self.device)
         self.choose = lambda residual, index: rounded(residual, index, price)
 
     @property
