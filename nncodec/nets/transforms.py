@@ -72,6 +72,9 @@ class SynthesisTransform(nn.Module):
         self.log_gain16 = QualityTable(config.knots, c16)
         self.blocks16 = blocks(c16, config.decoder_depth16)
         self.up = nn.Conv2d(c16, 4 * c8, 1)
+        # The linear path's pixels: hiding the seams of its blocks needs them, and to find them again
+        # from y_hat the network would first have to learn the inverse transform.
+        self.from_pixels = _zero(nn.Conv2d(192, c8, 1))
         self.blocks8 = blocks(c8, config.decoder_depth8)
         self.log_gain8 = QualityTable(config.knots, c8)
         self.head = _zero(nn.Conv2d(c8, 192, 1))
@@ -84,7 +87,8 @@ class SynthesisTransform(nn.Module):
     def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         linear = F.pixel_shuffle(self.linear(y_hat), 16)
         h = self.blocks16(scale_by(self.stem(y_hat), self.log_gain16(quality)))
-        h = self.blocks8(F.pixel_shuffle(self.up(h), 2))
+        h = F.pixel_shuffle(self.up(h), 2) + self.from_pixels(F.pixel_unshuffle(linear, 8))
+        h = self.blocks8(h)
         h = F.pixel_shuffle(self.head(scale_by(h, self.log_gain8(quality))), 8)
         return (linear.float() + h.float()) * (1 / PIXEL_SCALE) + 0.5
 
