@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,3 +172,48 @@ def test_training_goes_on_from_shipped_weights(tiny_path: Path) -> None:
     # Only what lies between knots, where a line is drawn anew through rounded numbers, may move, by one unit.
     assert all("bias" in n or n == "scale.z_index" for n in different)
     assert all((shipped[n] - again[n]).abs().max() <= 1 for n in different)
+
+
+TWO_PROCESSES = """
+import sys, torch
+torch.set_num_threads(1)
+from pathlib import Path
+from nncodec.train.loop import Recipe, Trainer
+trainer = Trainer(Recipe(data=".", size="tiny", steps=1, clip=1e9), Path(sys.argv[1]))
+rank = trainer.group.rank
+x = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+net, quality = trainer.model.eval(), torch.linspace(20, 80, 4)
+
+def gradient(rows):
+    trainer.optimizer.zero_grad(set_to_none=False)
+    out = net(x[rows], quality[rows])
+    ((out.y_bits + out.z_bits) / 4096 + 650 * (out.x_hat - x[rows]).square().mean((1, 2, 3))).mean().backward()
+    return [p.grad.clone() for p in trainer.parameters if p.grad is not None]
+
+joint = gradient(slice(0, 4))
+gradient(slice(2 * rank, 2 * rank + 2))
+stats = torch.tensor([float(rank), 10.0 * rank])
+trainer._exchange(stats)
+for p, expected in zip([p for p in trainer.parameters if p.grad is not None], joint, strict=True):
+    assert torch.allclose(p.grad, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max() + 1e-9)), p.shape
+assert stats.tolist() == [0.5, 5.0]
+print("agrees", len(joint))
+"""
+
+
+def test_two_processes_average_to_the_joint_batch(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_PROCESSES, str(tmp_path)],
+            env=shared | {"RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    for process in processes:
+        out, err = process.communicate(timeout=100)
+        assert process.returncode == 0, err
+        assert out.startswith("agrees")
