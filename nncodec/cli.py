@@ -23,7 +23,12 @@ from nncodec.errors import InputError, NncodecError
 
 SUFFIX = ".aec"
 T = TypeVar("T")
-_LAZY = {"bench": "nncodec.bench.command", "compare": "nncodec.bench.command"}
+_LAZY = {
+    "bench": "nncodec.bench.command",
+    "compare": "nncodec.bench.command",
+    "train": "nncodec.train.command",
+    "export": "nncodec.train.command",
+}
 
 
 class Commands(click.Group):
@@ -46,8 +51,8 @@ class Commands(click.Group):
                 raise
             click.echo(f"nncodec: error: {error}", err=True)
             ctx.exit(1)
-        except KeyboardInterrupt:
-            click.echo("nncodec: interrupted", err=True)
+        except KeyboardInterrupt as stop:
+            click.echo(f"nncodec: {stop if str(stop) else 'interrupted'}", err=True)
             ctx.exit(130)
 
 
@@ -256,107 +261,6 @@ def models(kmac: bool) -> None:
         for name, config in configs.items():
             parts = kmac_per_pixel(config)
             click.echo(f"{name:8} " + "  ".join(f"{part} {value:.2f}" for part, value in parts.items()))
-
-
-@main.command()
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder.")
-@click.option("--val", "validation", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--size", type=click.Choice(sorted(SIZES)), default="fast", show_default=True)
-@click.option("--time-limit", help="Train for this long: 90s, 10m, 8h. Anneals to zero inside it.")
-@click.option("--steps", type=click.IntRange(1), help="Train for this many steps instead.")
-@click.option("--batch", type=click.IntRange(1), default=12, show_default=True, help="Crops a step and process.")
-@click.option("--crop", type=click.IntRange(64), default=128, show_default=True)
-@click.option("--late-crop", type=click.IntRange(64), default=256, show_default=True, help="Crop of the last 40 %.")
-@click.option("--lr", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--bf16/--no-bf16", default=True, show_default=True, help="bfloat16 convolutions.")
-@click.option("--init-from", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="Start from these weights (.safetensors) instead of from theory; --size is theirs.")  # fmt: skip
-@click.option("--decoder-only", is_flag=True,
-              help="Train only the decoder of these weights, on what the default effort makes of latents.")  # fmt: skip
-@click.option("--resume", is_flag=True, help="Go on from the run folder's checkpoint.")
-@_device
-@_threads
-def train(
-    folder: Path,
-    output: Path,
-    validation: Path | None,
-    size: str,
-    time_limit: str | None,
-    steps: int | None,
-    batch: int,
-    crop: int,
-    late_crop: int,
-    lr: float,
-    seed: int,
-    bf16: bool,
-    init_from: Path | None,
-    decoder_only: bool,
-    resume: bool,
-    device: str | None,
-    threads: int | None,
-) -> None:
-    """Train a model on a folder of pictures; export it with `nncodec export`.
-
-    Under `torchrun --nproc-per-node N -m nncodec train ...` it uses N processes.
-    """
-    from nncodec.train import loop
-
-    if (time_limit is None) == (steps is None):
-        raise click.UsageError("give either --time-limit or --steps")
-    _set_threads(threads)
-    recipe = loop.Recipe(
-        data=str(folder),
-        validation=str(validation) if validation else None,
-        size=size,
-        seed=seed,
-        learning_rate=lr,
-        batch=batch,
-        crop=crop,
-        late_crop=late_crop,
-        steps=steps,
-        seconds=_seconds(time_limit) if time_limit else None,
-        bfloat16=bf16,
-        init_from=str(init_from) if init_from else None,
-        decoder_only=decoder_only,
-        device=device or "cpu",
-    )
-    loop.run(recipe, output, resume, click.echo)
-
-
-@main.command()
-@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The .safetensors to write.")
-@click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path),
-              help="Training pictures to fit the tables to. [default: the run's own]")  # fmt: skip
-@click.option("--tables", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="Take the tables from these weights instead (after --decoder-only).")  # fmt: skip
-@click.option("--pictures", type=click.IntRange(1), default=64, show_default=True, help="How many of them.")
-@_force
-def export(run: Path, output: Path, data: Path | None, tables: Path | None, pictures: int, force: bool) -> None:
-    """Turn a run folder's checkpoint into a weights file: integer scale net, fitted tables."""
-    from nncodec.train import export as exporter
-    from nncodec.train.data import load_pictures
-
-    if output.exists() and not force:
-        raise InputError(f"{output}: exists; add --force to overwrite it")
-    recipe = json.loads((run / "recipe.json").read_text())
-    side = max(recipe["crop"], recipe["late_crop"])
-    store = load_pictures(data or Path(recipe["data"]), run / "cache", side)
-    identity = exporter.export(run / "checkpoint.pt", output.stem, store, output, pictures, tables)
-    click.echo(f"{output}  {_spaced(output.stat().st_size)} B  model {identity.hex()}")
-
-
-def _seconds(text: str) -> float:
-    unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:], 0.0)
-    try:
-        value = float(text[:-1]) * unit
-    except ValueError:
-        value = 0.0
-    if value <= 0:
-        raise click.UsageError(f"--time-limit {text!r}: write 90s, 10m or 8h")
-    return value
 
 
 def _bytes(text: str) -> int:

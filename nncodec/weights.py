@@ -166,16 +166,25 @@ def model_id(tensors: Mapping[str, torch.Tensor], config: ModelConfig) -> bytes:
     return digest.digest()[:8]
 
 
-def save(tensors: Mapping[str, torch.Tensor], name: str, config: ModelConfig, path: Path) -> bytes:
-    """Write a weights file; returns its model id."""
+def save(
+    tensors: Mapping[str, torch.Tensor],
+    name: str,
+    config: ModelConfig,
+    path: Path,
+    facts: Mapping[str, str] | None = None,
+) -> bytes:
+    """Write a weights file, whole or not at all; returns its model id. `facts` go into its metadata."""
     import safetensors.torch
 
     identity = model_id(tensors, config)
     metadata = {
+        **(facts or {}),
         "format": FORMAT,
         "name": name,
         "id": identity.hex(),
         "config": json.dumps(config.to_dict()),
     }
-    safetensors.torch.save_file({n: t.contiguous() for n, t in tensors.items()}, path, metadata)
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(safetensors.torch.save({n: t.contiguous() for n, t in tensors.items()}, metadata))
+    partial.replace(path)
     return identity

@@ -53,7 +53,7 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     net = seeded_net()
     path = folder / "tiny.safetensors"
-    weights.save(export.build(net, "tiny", None), "tiny", TINY, path)
+    weights.save(export.build(net, export.gaussian_tables()), "tiny", TINY, path)
     os.environ["NNCODEC_WEIGHTS"] = str(folder)
     return path
 

@@ -58,7 +58,7 @@ def test_extreme_residuals_stay_in_range() -> None:
 
 def test_default_effort_saves_bytes(photo: np.ndarray, tmp_path: Path) -> None:
     path = tmp_path / "plain.safetensors"  # untrained, so that its scales are those of theory
-    weights.save(export.build(CodecNet(TINY), "plain", None), "plain", TINY, path)
+    weights.save(export.build(CodecNet(TINY), export.gaussian_tables()), "plain", TINY, path)
     model = weights.load(weights.describe(path))
     plain = codec.compress(photo, 5, model, effort=0)
     assert len(codec.compress(photo, 5, model)) < 0.98 * len(plain)

@@ -51,7 +51,7 @@ def test_every_target_takes_few_probes(sizes: dict[int, int]) -> None:
 
 def test_psnr_is_met(photo: np.ndarray, tmp_path: Path) -> None:
     path = tmp_path / "plain.safetensors"  # untrained: a transform codec, of which the PSNR rises with quality
-    weights.save(export.build(CodecNet(TINY), "plain", None), "plain", TINY, path)
+    weights.save(export.build(CodecNet(TINY), export.gaussian_tables()), "plain", TINY, path)
     model = weights.load(weights.describe(path))
 
     def psnr(quality: int) -> float:

@@ -8,6 +8,8 @@ network in float64 and the integers agree to the last bit.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -120,7 +122,7 @@ def lower_bound(x: Tensor, bound: float) -> Tensor:
 
 def sigma(index: Tensor) -> Tensor:
     """Standard deviation in steps of an unrounded scale index."""
-    log_ratio = torch.log(torch.tensor(SCALE_MAX / SCALE_MIN)).item() / SCALE_INDEX_MAX
+    log_ratio = math.log(SCALE_MAX / SCALE_MIN) / SCALE_INDEX_MAX
     bounded = lower_bound(index, 0.0).clamp(max=float(SCALE_INDEX_MAX))
     return SCALE_MIN * torch.exp(bounded * log_ratio)
 

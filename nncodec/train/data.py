@@ -1,122 +1,222 @@
-"""Training pictures: decoded once into one uint8 file, then cropped at random.
+"""Training pictures: decoded once into one uint8 file, then cropped at random where the model runs.
 
-Knows folders and pixels; nothing of networks or losses.
+Knows folders, tar files and pixels; nothing of networks or losses.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
+import itertools
 import json
+import os
 import sys
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from nncodec.errors import InputError
 
 SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+SCALE_MAX = 2.0
+"""Crops are area-downscaled by at most this factor."""
 
 
-def find_pictures(folder: Path) -> list[Path]:
-    """Every picture below `folder`, sorted. Raises InputError when there is none."""
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+def find_pictures(source: Path) -> list[Path]:
+    """Every picture and tar file below `source` (or `source` itself, a tar file), sorted.
+
+    Raises InputError when there is none. Subfolders mean nothing: class folders are as good as any.
+    """
+    if source.is_file():
+        paths = [source]
+    else:
+        paths = sorted(p for p in source.rglob("*") if p.is_file() and (_is_picture(p.name) or _is_tar(p.name)))
     if not paths:
-        raise InputError(f"{folder}: no pictures ({', '.join(sorted(SUFFIXES))}); name a folder that has some")
+        raise InputError(f"{source}: no pictures ({', '.join(sorted(SUFFIXES))}, tar); name a folder that has some")
     return paths
+
+
+def _is_picture(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
+def _is_tar(name: str) -> bool:
+    return name.lower().endswith(TAR_SUFFIXES)
+
+
+def _contents(paths: list[Path]) -> Iterator[bytes | Path]:
+    """Each picture: a path, or the bytes of a member of a tar file. Raises InputError for broken tar files."""
+    for path in paths:
+        if not _is_tar(path.name):
+            yield path
+            continue
+        try:
+            with tarfile.open(path) as tar:
+                for member in tar:
+                    if member.isfile() and _is_picture(member.name):
+                        file = tar.extractfile(member)
+                        assert file is not None
+                        yield file.read()
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise InputError(f"{path}: not a readable tar file: {error}") from None
+
+
+def _decode(content: bytes | Path) -> NDArray[np.uint8] | None:
+    try:
+        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def _decoded(paths: list[Path]) -> Iterator[NDArray[np.uint8] | None]:
+    """Every picture, in order, None for what cannot be read; decoded by as many threads as there are cores."""
+    contents = _contents(paths)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        while chunk := list(itertools.islice(contents, 64)):
+            yield from threads.map(_decode, chunk)
 
 
 @dataclass(frozen=True)
 class PictureStore:
-    """Decoded RGB pictures in one flat uint8 array; `shapes` are (height, width)."""
+    """Decoded RGB pictures in one flat uint8 file; `shapes` are (height, width), `offsets` in pixels.
 
-    pixels: NDArray[np.uint8]
+    `digest` names the pictures by path, size and date.
+    """
+
+    path: Path
     offsets: tuple[int, ...]
     shapes: tuple[tuple[int, int], ...]
+    digest: str
 
     def __len__(self) -> int:
         return len(self.shapes)
 
+    @property
+    def pixels(self) -> Tensor:
+        """u8 [total, 3], mapped from the file."""
+        total = self.offsets[-1] + self.shapes[-1][0] * self.shapes[-1][1]
+        return torch.from_file(str(self.path), shared=False, size=3 * total, dtype=torch.uint8).view(total, 3)
+
     def picture(self, index: int) -> NDArray[np.uint8]:
         """One picture [H, W, 3]."""
         height, width = self.shapes[index]
-        start = self.offsets[index]
-        return self.pixels[start : start + height * width * 3].reshape(height, width, 3)
+        return np.memmap(self.path, np.uint8, "r", 3 * self.offsets[index], (height, width, 3))
+
+    def split(self, share: float) -> tuple[PictureStore, PictureStore]:
+        """Two stores, the second with about `share` of the pictures, chosen evenly by position."""
+        count = max(1, round(share * len(self)))
+        chosen = {round((i + 0.5) * len(self) / count) for i in range(count)}
+        if len(chosen) >= len(self):
+            raise InputError(f"{len(self)} pictures are too few to keep {count} of them for validation")
+        return self._part(set(range(len(self))) - chosen), self._part(chosen)
+
+    def _part(self, keep: set[int]) -> PictureStore:
+        rows = sorted(keep)
+        return PictureStore(
+            self.path, tuple(self.offsets[i] for i in rows), tuple(self.shapes[i] for i in rows), self.digest
+        )
 
 
-def load_pictures(folder: Path, cache: Path, min_side: int) -> PictureStore:
-    """Decode every picture of `folder` into `cache` (once) and map it into memory.
+def load_pictures(source: Path, cache: Path, side_min: int) -> PictureStore:
+    """Decode every picture of `source` into `cache` (once) and map it into memory.
 
-    Pictures that cannot be read or are smaller than `min_side` are skipped and counted on stderr.
+    Pictures that cannot be read or are smaller than `side_min` are skipped and counted on stderr.
     """
-    paths = find_pictures(folder)
-    listing = [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
-    key = hashlib.sha256(json.dumps([listing, min_side]).encode()).hexdigest()[:16]
+    paths = find_pictures(source)
+    root = source if source.is_dir() else source.parent
+    listing = [(str(p.relative_to(root)), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
+    key = hashlib.sha256(json.dumps([listing, side_min]).encode()).hexdigest()[:16]
     data, index = cache / f"{key}.u8", cache / f"{key}.json"
     if not index.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        shapes, skipped = [], 0
         partial = data.with_suffix(".partial")
+        shapes, seen = [], 0
         with partial.open("wb") as out:
-            for path in tqdm(paths, desc="decode", file=sys.stderr, mininterval=2):
-                try:
-                    with Image.open(path) as image:
-                        array = np.asarray(image.convert("RGB"))
-                except (OSError, ValueError, Image.DecompressionBombError):
-                    skipped += 1
-                    continue
-                if min(array.shape[:2]) < min_side:
-                    skipped += 1
-                    continue
-                shapes.append(array.shape[:2])
-                out.write(array.tobytes())
-        if skipped:
-            print(f"{folder}: skipped {skipped} of {len(paths)} pictures (unreadable or small)", file=sys.stderr)
+            for array in tqdm(_decoded(paths), desc="decode", unit=" pictures", file=sys.stderr, mininterval=2):
+                seen += 1
+                if array is not None and min(array.shape[:2]) >= side_min:
+                    shapes.append(array.shape[:2])
+                    out.write(array.tobytes())
+        if len(shapes) < seen:
+            skipped = seen - len(shapes)
+            print(f"{source}: skipped {skipped} of {seen} pictures (unreadable or small)", file=sys.stderr)
         partial.replace(data)
         index.write_text(json.dumps(shapes))
     shapes_read: list[Any] = json.loads(index.read_text())
     shapes_all = tuple((int(h), int(w)) for h, w in shapes_read)
     if not shapes_all:
-        raise InputError(f"{folder}: no picture is readable and at least {min_side} pixels on each side")
-    sizes = [h * w * 3 for h, w in shapes_all]
-    offsets = tuple(int(v) for v in np.cumsum([0, *sizes[:-1]]))
-    return PictureStore(np.memmap(data, np.uint8, "r"), offsets, shapes_all)
+        raise InputError(f"{source}: no picture is readable and at least {side_min} pixels on each side")
+    offsets = tuple(int(v) for v in np.cumsum([0, *(h * w for h, w in shapes_all[:-1])]))
+    return PictureStore(data, offsets, shapes_all, key)
 
 
-class CropSampler:
-    """Random crops with flips and quarter turns; a share of them area-downscaled by 1 to 2."""
+class Crops:
+    """Random crops with flips and quarter turns, `downscaled` of them area-downscaled by 1 to SCALE_MAX.
 
-    def __init__(self, store: PictureStore, rng: np.random.Generator, downscaled: float = 0.3) -> None:
-        self.store = store
-        self.rng = rng
+    Pictures, random numbers and crops stay on `device`; nothing waits for the host.
+    """
+
+    def __init__(
+        self, store: PictureStore, device: torch.device | str, generator: torch.Generator, downscaled: float = 0.3
+    ) -> None:
+        self.device = torch.device(device)
+        self.generator = generator
         self.downscaled = downscaled
-        areas = np.array([h * w for h, w in store.shapes], dtype=np.float64)
-        self._cumulative = np.cumsum(areas / areas.sum())
+        self.pixels = store.pixels.to(self.device)
+        self.offsets = torch.tensor(store.offsets, device=self.device)
+        self.heights, self.widths = torch.tensor(store.shapes, device=self.device).unbind(1)
+        areas = (self.heights * self.widths).double()
+        self.cumulative = (areas / areas.sum()).cumsum(0)
 
-    def batch(self, count: int, size: int) -> NDArray[np.uint8]:
-        """`count` crops [count, size, size, 3]."""
-        out = np.empty((count, size, size, 3), np.uint8)
-        for i in range(count):
-            out[i] = self._crop(size)
-        return out
+    def batch(self, count: int, size: int) -> Tensor:
+        """`count` crops, f32 [count, 3, size, size] in [0, 1], levels of 8 bits, channels last."""
+        u = torch.rand(count, 7, generator=self.generator, device=self.device)
+        picture = torch.searchsorted(self.cumulative, u[:, 0].double()).clamp(max=len(self.offsets) - 1)
+        scaled = round(self.downscaled * count)
+        parts = [self._scaled(u[:scaled], picture[:scaled], size)] if scaled else []
+        if scaled < count:
+            whole = torch.full((count - scaled,), size, device=self.device)
+            parts.append(self._window(u[scaled:], picture[scaled:], whole, size))
+        crops = torch.cat(parts) if len(parts) > 1 else parts[0]
+        crops = torch.where((u[:, 5] < 0.5)[:, None, None, None], crops.transpose(1, 2), crops)
+        return (crops.float() / 255.0).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
-    def _crop(self, size: int) -> NDArray[np.uint8]:
-        rng = self.rng
-        index = min(int(np.searchsorted(self._cumulative, rng.random())), len(self.store) - 1)
-        picture = self.store.picture(index)
-        height, width = picture.shape[:2]
-        source = size
-        if rng.random() < self.downscaled:
-            source = min(int(size * rng.uniform(1.0, 2.0)), height, width)
-        source = max(source, min(size, height, width))
-        top = int(rng.integers(0, height - source + 1))
-        left = int(rng.integers(0, width - source + 1))
-        crop = np.ascontiguousarray(picture[top : top + source, left : left + source])
-        if source != size:
-            crop = np.asarray(Image.fromarray(crop).resize((size, size), Image.Resampling.BOX))
-        crop = np.rot90(crop, int(rng.integers(0, 4)))
-        return crop[:, ::-1] if rng.random() < 0.5 else crop
+    def _window(self, u: Tensor, picture: Tensor, source: Tensor, size: int) -> Tensor:
+        """u8 [n, size, size, 3]: `source` [n] pixels a side somewhere in each picture, then its last row and column."""
+        at = torch.arange(size, device=self.device)[None]
+        lines = []
+        for side, place, flip in ((self.heights[picture], u[:, 1], u[:, 3]), (self.widths[picture], u[:, 2], u[:, 4])):
+            start = (place * (side - source + 1)).long()
+            step = torch.minimum(at, source[:, None] - 1)
+            step = torch.where((flip < 0.5)[:, None], source[:, None] - 1 - step, step)
+            lines.append(start[:, None] + step)
+        rows, columns = lines
+        index = self.offsets[picture][:, None, None] + rows[:, :, None] * self.widths[picture][:, None, None]
+        return self.pixels[index + columns[:, None, :]]
+
+    def _scaled(self, u: Tensor, picture: Tensor, size: int) -> Tensor:
+        """u8 [n, size, size, 3]: windows of up to SCALE_MAX times the size, averaged over their pixels' shares."""
+        side = torch.minimum(self.heights[picture], self.widths[picture])
+        factor = torch.minimum(1.0 + u[:, 6] * (SCALE_MAX - 1.0), side / size)
+        edges = torch.arange(size + 1, device=self.device) * factor[:, None]
+        source = (size * factor).ceil().long()
+        wide = int(SCALE_MAX * size)
+        pixel = torch.arange(wide, device=self.device)
+        upper = torch.minimum(edges[:, 1:, None], pixel + 1.0)
+        lower = torch.maximum(edges[:, :-1, None], pixel.float())
+        share = (upper - lower).clamp(min=0) / factor[:, None, None]  # [n, size, wide]
+        window = self._window(u, picture, source, wide).float()
+        rows = torch.einsum("nsw,nwxc->nsxc", share, window)
+        return torch.einsum("ntx,nsxc->nstc", share, rows).round().clamp(0, 255).to(torch.uint8)

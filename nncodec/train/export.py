@@ -5,7 +5,10 @@ Every number a decoder's symbols depend on is an integer when this is done.
 
 from __future__ import annotations
 
+import math
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -36,21 +39,37 @@ def gaussian_tables() -> freqs.Tables:
     return freqs.fit(np.zeros((freqs.ROWS, freqs.REACH_MAX + 2), np.int64))
 
 
-def build(net: CodecNet, name: str, store: PictureStore | None, pictures: int = 64) -> dict[str, Tensor]:
-    """All tensors of a weights file, tables fitted to `pictures` pictures of `store` (if given)."""
+def build(net: CodecNet, tables: freqs.Tables) -> dict[str, Tensor]:
+    """All tensors of a weights file."""
     state = {n: t.detach().cpu() for n, t in net.state_dict().items()}
     tensors = {n: _stored(n, t) for n, t in state.items() if not n.startswith("scale_net.")}
     integers = to_integers(snap(net.scale_net.cpu(), net.config))
     tensors |= {f"scale.{n}": t for n, t in integers.to_dict().items()}
-    tables = gaussian_tables()
-    if store is not None:
-        # Twice: what the default effort chooses depends on the tables it is then to be fitted to.
-        for share in (4, 1):
-            model = _assemble(tensors, name, net.config, integers, tables)
-            tables = freqs.fit(_histograms(model, store, -(-pictures // share)))
     tensors["tables.reach"] = torch.from_numpy(tables.reach)
     tensors["tables.half"] = torch.from_numpy(tables.half)
     return tensors
+
+
+def fit_tables(net: CodecNet, store: PictureStore, pictures: int = 32, seconds: float | None = None) -> freqs.Tables:
+    """Tables fitted to the residuals of `pictures` pictures, or of as many as `seconds` allow (at least two).
+
+    Without pictures, those of Gaussians: 3 % more bits, and no time.
+    """
+    tables = gaussian_tables()
+    if not pictures:
+        return tables
+    tensors = build(net.cpu(), tables)
+    # Twice: what the default effort chooses depends on the tables it is then to be fitted to.
+    for share in (0.25, 1.0):
+        model = _assemble(tensors, net.config, tables)
+        end = math.inf if seconds is None else time.perf_counter() + 0.8 * share * seconds
+        tables = freqs.fit(_histograms(model, store, math.ceil(share * pictures), end))
+    return tables
+
+
+def write(net: CodecNet, name: str, tables: freqs.Tables, out: Path, facts: Mapping[str, str]) -> bytes:
+    """Write a weights file with `facts` (recipe, data, license) in its metadata; returns its model id."""
+    return weights.save(build(net, tables), name, net.config, out, facts)
 
 
 def _stored(name: str, value: Tensor) -> Tensor:
@@ -59,24 +78,28 @@ def _stored(name: str, value: Tensor) -> Tensor:
     return value.float() if single else value.half()
 
 
-def _assemble(
-    tensors: dict[str, Tensor], name: str, config: ModelConfig, integers: ScaleTensors, tables: freqs.Tables
-) -> Model:
+def _assemble(tensors: dict[str, Tensor], config: ModelConfig, tables: freqs.Tables) -> Model:
     net = CodecNet(config)
     del net.scale_net
     net.load_state_dict({n: tensors[n].float() for n in net.state_dict()})
     net = placed(net, "cpu").eval().requires_grad_(False)
-    return Model(name, bytes(8), config, net, EntropyModel(IntScaleNet(integers), tables, CodingTables(tables)))
+    scale = {n.removeprefix("scale."): t for n, t in tensors.items() if n.startswith("scale.")}
+    integers = IntScaleNet(ScaleTensors.from_dict(scale, config))
+    return Model("", bytes(8), config, net, EntropyModel(integers, tables, CodingTables(tables)))
 
 
-def _histograms(model: Model, store: PictureStore, pictures: int) -> NDArray[np.int64]:
-    """Counts [64, REACH_MAX + 2] of |residual| by scale index over pictures and FIT_QUALITIES."""
+def _histograms(model: Model, store: PictureStore, pictures: int, end: float) -> NDArray[np.int64]:
+    """Counts [64, REACH_MAX + 2] of |residual| by scale index over pictures and FIT_QUALITIES, up to the time `end`."""
     width = freqs.REACH_MAX + 2
     counts = np.zeros(freqs.ROWS * width, np.int64)
     count = min(pictures, len(store))
     price = prices(model.entropy.tables)
-    for i in tqdm(range(count), desc="fit tables", file=sys.stderr, mininterval=2):
-        color = store.picture(i * len(store) // count)
+    # Pictures in an order that leaves an even sample wherever time ends it.
+    order = np.random.default_rng(0).permutation(count)
+    for done, i in enumerate(tqdm(order, desc="fit tables", file=sys.stderr, mininterval=2)):
+        if done >= 2 and time.perf_counter() > end:
+            break
+        color = store.picture(int(i) * len(store) // count)
         color = color[: min(color.shape[0], 512) // 64 * 64, : min(color.shape[1], 512) // 64 * 64]
         for quality in FIT_QUALITIES:
             y = codec.analyze(model, color, Rect(0, 0, *color.shape[:2]), quality)
@@ -107,27 +130,13 @@ def trainable(path: Path) -> CodecNet:
     return net
 
 
-def load_checkpoint(path: Path) -> CodecNet:
-    """The averaged model of a training checkpoint. Raises InputError."""
+def load_checkpoint(path: Path) -> tuple[CodecNet, freqs.Tables | None]:
+    """The averaged model of a training checkpoint and its tables, if it has got so far. Raises InputError."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path}: not a readable checkpoint ({error})") from None
     net = CodecNet(ModelConfig.from_dict(state["config"]))
     net.load_state_dict(state["ema"])
-    return net.eval()
-
-
-def export(
-    checkpoint: Path, name: str, store: PictureStore, out: Path, pictures: int, tables: Path | None = None
-) -> bytes:
-    """Write the weights file of a checkpoint; returns its model id.
-
-    With `tables`, a weights file of the same encoder and entropy model, its tables are taken over.
-    """
-    net = load_checkpoint(checkpoint)
-    tensors = build(net, name, None if tables else store, pictures)
-    if tables:
-        fitted = safetensors.torch.load_file(tables)
-        tensors |= {n: t for n, t in fitted.items() if n.startswith("tables.")}
-    return weights.save(tensors, name, net.config, out)
+    tables = state["tables"] and freqs.Tables(*(t.numpy() for t in state["tables"]))
+    return net.eval().requires_grad_(False), tables

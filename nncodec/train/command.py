@@ -1,0 +1,170 @@
+"""`nncodec train` and `nncodec export`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nncodec.config import SIZES
+from nncodec.errors import InputError
+from nncodec.train import recipe as recipes
+from nncodec.train.recipe import Recipe
+
+_DEFAULTS = {field.name: field.default for field in fields(Recipe)}
+_OPTIONS: list[tuple[str, str, Any, str]] = [
+    ("--val", "validation", click.Path(exists=True), "Validation pictures."),
+    ("--val-share", "validation_share", float, "Without --val: keep this share of the data for validation."),
+    ("--size", "size", click.Choice(sorted(SIZES)), "Widths and depths of the model."),
+    ("--name", "name", str, "Name of the weights; the file is NAME.safetensors in the run folder."),
+    ("--license", "license", str, "License of the weights, for their metadata."),
+    ("--steps", "steps", click.IntRange(1), "Train for this many steps."),
+    ("--optimizer", "optimizer", click.Choice(sorted(recipes.OPTIMIZERS)), "All but adamw need nncodec[train]."),
+    ("--lr", "learning_rate", click.FloatRange(0, min_open=True), "Learning rate. [default: the optimizer's own]"),
+    ("--weight-decay", "weight_decay", click.FloatRange(0), "Of 1x1 convolutions."),
+    ("--schedule", "schedule", click.Choice(recipes.SCHEDULES), "How the learning rate falls."),
+    ("--warmup", "warmup_steps", click.IntRange(0), "Steps of linear warm-up."),
+    ("--loss", "loss", click.Choice(recipes.LOSSES), "Distortion beside the rate."),
+    ("--batch", "batch", click.IntRange(1), "Crops a gradient and process."),
+    ("--accumulate", "accumulate", click.IntRange(1), "Gradients a step."),
+    ("--crop", "crop", click.IntRange(64), "Pixels a side."),
+    ("--late-crop", "late_crop", click.IntRange(64), "Pixels a side in the last 40 % of the joint stage."),
+    ("--decoder-share", "decoder_share", click.FloatRange(0, 1), "Share of the budget for the decoder alone."),
+    ("--clip", "clip", click.FloatRange(0, min_open=True), "Largest norm of the gradient."),
+    ("--ema", "ema", click.FloatRange(0, 1), "Decay of the moving average of the weights."),
+    ("--patience", "patience", click.IntRange(0), "End a stage after so many validations without gain; 0: never."),
+    ("--fit-pictures", "fit_pictures", click.IntRange(0), "Pictures to fit the tables to; 0 leaves it to `export`."),
+    ("--seed", "seed", int, "Of weights, crops and noise."),
+    ("--clock", "clock", click.Choice(recipes.CLOCKS), "What --time-limit counts."),
+    ("--checkpoint-every", "checkpoint_seconds", click.FloatRange(1), "Seconds."),
+    ("--validate-every", "validation_seconds", click.FloatRange(1), "Seconds."),
+    ("--init-from", "init_from", click.Path(exists=True, dir_okay=False),
+     "Start from these weights (.safetensors); the model has their size."),
+]  # fmt: skip
+_FLAGS = [
+    ("--bf16/--no-bf16", "bfloat16", "Convolutions in bfloat16."),
+    ("--compile/--no-compile", "compile", "torch.compile; needs a C++ compiler and some minutes."),
+    ("--balance/--no-balance", "balance", "Divide each crop's loss by the mean loss of its quality."),
+    ("--decoder-only/--all", "decoder_only", "Train only the decoder of --init-from."),
+]
+
+
+def _recipe_options(command: Callable[..., None]) -> Callable[..., None]:
+    """An option for every field of a Recipe; None where it was not given."""
+    for flag, name, text in reversed(_FLAGS):
+        text = f"{text} [default: {'on' if _DEFAULTS[name] else 'off'}]"
+        command = click.option(flag, name, default=None, help=text)(command)
+    for flag, name, kind, text in reversed(_OPTIONS):
+        default = _DEFAULTS[name]
+        if default not in (None, "", 0) or name == "seed":
+            text = f"{text} [default: {default}]"
+        command = click.option(flag, name, type=kind, default=None, help=text)(command)
+    return command
+
+
+@click.command()
+@click.argument("data", required=False, type=click.Path(exists=True, path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder.")
+@click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="A recipe.toml; options given here override it.")  # fmt: skip
+@click.option("--time-limit", help="Train for this long: 90s, 10m, 8h. Anneals to zero inside it.")
+@_recipe_options
+@click.option("--resume", is_flag=True, help="Go on from the run folder's checkpoint, with its recipe.")
+@click.option("--device", help="cpu, cuda, ... [default: cpu, or cuda if there is one]")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: torch's choice]")
+def train(
+    data: Path | None,
+    output: Path,
+    config: Path | None,
+    time_limit: str | None,
+    resume: bool,
+    device: str | None,
+    threads: int | None,
+    **options: Any,
+) -> None:
+    """Train a model on pictures: a folder (searched in depth), or tar files of pictures.
+
+    Leaves in the run folder: the weights, ready for `nncodec compress -m`; the resolved recipe; logs, curves and
+    progress.gif. Under `torchrun --nproc-per-node N -m nncodec train ...` it uses N processes.
+    """
+    import torch
+
+    from nncodec.train.run import run
+
+    given = {name: value for name, value in options.items() if value is not None}
+    if resume:
+        if config or given or time_limit or data:
+            raise click.UsageError("--resume takes the recipe of the run; give no other option than -o")
+        config = output / "recipe.toml"
+    values = recipes.read(config) if config else {}
+    if time_limit:
+        given["seconds"] = _seconds(time_limit)
+    if "seconds" in given and "steps" in given:
+        raise click.UsageError("give either --time-limit or --steps")
+    if "seconds" in given:
+        values.pop("steps", None)
+    if "steps" in given:
+        values.pop("seconds", None)
+    if data:
+        given["data"] = str(data)
+    if "init_from" in given and "size" in given:
+        raise click.UsageError("--init-from decides the size; leave --size out")
+    values |= given
+    if "data" not in values:
+        raise click.UsageError("name the folder of pictures")
+    if "seconds" not in values and "steps" not in values:
+        raise click.UsageError("give either --time-limit or --steps")
+    if device or "device" not in values:
+        values["device"] = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if values["device"].startswith("cuda"):
+        values.setdefault("compile", True)
+    if threads:
+        torch.set_num_threads(threads)
+    run(Recipe(**values), output, resume, click.echo)
+
+
+@click.command()
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The .safetensors to write.")
+@click.option("--data", type=click.Path(exists=True, path_type=Path),
+              help="Training pictures to fit the tables to. [default: the run's own]")  # fmt: skip
+@click.option("--tables", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Take the tables from these weights instead.")  # fmt: skip
+@click.option("--refit", is_flag=True, help="Fit tables anew though the checkpoint has some.")
+@click.option("--pictures", type=click.IntRange(1), default=64, show_default=True, help="How many to fit to.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite files that exist.")
+def export(
+    run: Path, output: Path, data: Path | None, tables: Path | None, refit: bool, pictures: int, force: bool
+) -> None:
+    """Make a weights file of a run that was stopped, or one with other tables."""
+    from nncodec import weights
+    from nncodec.train import export as exporter
+    from nncodec.train.data import load_pictures
+    from nncodec.train.loop import CHECKPOINT
+
+    if output.exists() and not force:
+        raise InputError(f"{output}: exists; add --force to overwrite it")
+    recipe = Recipe(**recipes.read(run / "recipe.toml"))
+    net, fitted = exporter.load_checkpoint(run / CHECKPOINT)
+    store = load_pictures(data or Path(recipe.data), run / "cache", recipe.side_min)
+    if tables:
+        fitted = weights.load(weights.describe(tables)).entropy.tables
+    elif fitted is None or refit:
+        fitted = exporter.fit_tables(net, store, pictures)
+    facts = {"recipe": recipe.digest(), "data": store.digest, "license": recipe.license}
+    identity = exporter.write(net, output.stem, fitted, output, facts)
+    click.echo(f"{output}  {output.stat().st_size} B  model {identity.hex()}")
+
+
+def _seconds(text: str) -> float:
+    unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:], 0.0)
+    try:
+        value = float(text[:-1]) * unit
+    except ValueError:
+        value = 0.0
+    if value <= 0:
+        raise click.UsageError(f"--time-limit {text!r}: write 90s, 10m or 8h")
+    return value

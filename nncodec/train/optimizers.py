@@ -1,0 +1,54 @@
+"""Optimizers over flat parameters: AdamW of torch; Lion, SOAP and Muon of pytorch-optimizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from nncodec.errors import InputError
+from nncodec.train.flat import LINEAR, MATRIX, VECTOR, FlatParameters
+from nncodec.train.recipe import Recipe
+
+BETAS = (0.9, 0.99)
+
+
+def build(recipe: Recipe, flat: FlatParameters) -> torch.optim.Optimizer:
+    """The recipe's optimizer. Every group has a `factor` that multiplies the scheduled learning rate.
+
+    Muon and SOAP treat 1x1 convolutions as matrices and everything else as AdamW does. The linear path has a
+    group of its own; weight decay is for matrices.
+    """
+
+    def groups(kinds: tuple[str, ...], **extra: Any) -> list[dict[str, Any]]:
+        found = []
+        for kind in kinds:
+            at = flat.of_kind(kind)
+            if at is not None:
+                factor = recipe.linear_learning_rate_factor if kind == LINEAR else 1.0
+                decay = recipe.weight_decay if kind == MATRIX else 0.0
+                found.append({"params": [flat.leaf(at)], "factor": factor, "weight_decay": decay, **extra})
+        return found
+
+    everything = (MATRIX, VECTOR, LINEAR)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups(everything), lr=recipe.rate, betas=BETAS, fused=True)
+    library = _library(recipe.optimizer)
+    if recipe.optimizer == "lion":
+        return library.Lion(groups(everything), lr=recipe.rate, betas=BETAS, weight_decay=0.0)
+    matrices = {"params": flat.matrices(), "factor": 1.0, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "soap":
+        rest = groups((VECTOR, LINEAR))
+        return library.SOAP([matrices, *rest], lr=recipe.rate, betas=(0.95, 0.95), weight_decay=0.0)
+    # Moonlight's factor gives a matrix the root-mean-square step that Adam gives, so one rate serves both.
+    matrices |= {"use_muon": True, "lr": recipe.rate, "use_adjusted_lr": True}
+    rest = groups((VECTOR, LINEAR), use_muon=False, lr=recipe.rate, betas=BETAS, eps=1e-8)
+    return library.Muon([matrices, *rest], foreach=True)
+
+
+def _library(name: str) -> Any:
+    try:
+        import pytorch_optimizer
+    except ImportError:
+        raise InputError(f"optimizer {name} needs the package pytorch-optimizer: pip install nncodec[train]") from None
+    return pytorch_optimizer

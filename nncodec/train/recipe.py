@@ -1,0 +1,161 @@
+"""Recipe: everything that decides a training run, read from and written to TOML.
+
+Knows names and ranges; knows nothing of networks, files of pictures or time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from nncodec.config import QUALITIES
+from nncodec.errors import InputError
+
+OPTIMIZERS = {"adamw": 1e-3, "lion": 1e-4, "soap": 2e-3, "muon": 2e-3}
+"""Each optimizer's learning rate unless a recipe states one."""
+SCHEDULES = ("cosine", "step", "plateau")
+LOSSES = ("mse", "l1", "ms-ssim", "mix")
+CLOCKS = ("wall", "cpu")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run; `docs/training.md` says what each field bought.
+
+    data, validation
+        Folders of pictures or tar files of them; without `validation`, `validation_share` of the data.
+    seconds, steps
+        The budget, one of the two. Everything anneals to zero inside it.
+    clock
+        What `seconds` counts: 'wall', or 'cpu' seconds of this process, which stay comparable on a shared machine.
+    learning_rate
+        0 stands for the optimizer's own (`OPTIMIZERS`).
+    schedule
+        After warm-up and a constant phase up to `constant_until`: 'cosine' to zero; 'step' halves ten times in equal
+        parts; 'plateau' halves when `patience` validations bring nothing better.
+    fixed_until
+        Share of the joint stage in which every crop has the middle quality.
+    late_from, late_crop
+        Share of the joint stage from which crops are of `late_crop` pixels, as many as make the same area.
+    decoder_share
+        Share of the budget for the last stage: the decoder alone on the residuals that files hold.
+    batch, accumulate
+        Crops a process and gradient; gradients a step.
+    balance
+        Divide each crop's loss by the running mean loss of its quality.
+    loss
+        Distortion: 'mse', 'l1', 'ms-ssim' or 'mix' (MS-SSIM with a tenth of the MSE).
+    patience
+        Stop when so many validations in a row brought nothing better (0: never).
+    """
+
+    data: str
+    validation: str | None = None
+    validation_share: float = 0.0
+    size: str = "fast"
+    name: str = "mine"
+    license: str = "unstated"
+    seed: int = 0
+    steps: int | None = None
+    seconds: float | None = None
+    clock: str = "wall"
+    optimizer: str = "adamw"
+    learning_rate: float = 0.0
+    linear_learning_rate_factor: float = 0.3
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    warmup_steps: int = 300
+    constant_until: float = 0.35
+    batch: int = 12
+    accumulate: int = 1
+    crop: int = 128
+    late_crop: int = 256
+    late_from: float = 0.6
+    downscaled: float = 0.3
+    fixed_until: float = 0.0
+    decoder_share: float = 0.08
+    fit_pictures: int = 32
+    loss: str = "mse"
+    balance: bool = True
+    clip: float = 1.0
+    ema: float = 0.9995
+    patience: int = 0
+    bfloat16: bool = True
+    compile: bool = False
+    init_from: str | None = None
+    decoder_only: bool = False
+    checkpoint_seconds: float = 180.0
+    validation_seconds: float = 900.0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.seconds is None):
+            raise InputError("training needs either a number of steps or a time limit")
+        if self.crop % 64 or self.late_crop % 64:
+            raise InputError(f"crops are {self.crop} and {self.late_crop} pixels; both must be multiples of 64")
+        if self.decoder_only and self.init_from is None:
+            raise InputError("a decoder alone can only be trained from weights; name them by init_from")
+        if self.loss in ("ms-ssim", "mix") and min(self.crop, self.late_crop) < 192:
+            raise InputError(f"loss {self.loss} has five levels; give crops of at least 192 pixels (crop, late_crop)")
+        if self.validation is None and (self.patience or self.schedule == "plateau") and not self.validation_share:
+            raise InputError("patience and the plateau schedule need validation pictures (validation)")
+        for name, known in (
+            ("optimizer", tuple(OPTIMIZERS)),
+            ("schedule", SCHEDULES),
+            ("loss", LOSSES),
+            ("clock", CLOCKS),
+        ):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
+        for name in ("constant_until", "late_from", "fixed_until", "decoder_share", "validation_share", "downscaled"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must lie in 0..1")
+        for name in ("batch", "accumulate", "crop", "late_crop"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    @property
+    def rate(self) -> float:
+        """Learning rate of the constant phase."""
+        return self.learning_rate or OPTIMIZERS[self.optimizer]
+
+    @property
+    def fixed_quality(self) -> float:
+        return (1 + QUALITIES) / 2
+
+    @property
+    def side_min(self) -> int:
+        """Smallest picture side that every crop fits into."""
+        return max(self.crop, self.late_crop)
+
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that name this recipe."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+    def to_toml(self) -> str:
+        """The recipe as a TOML document; fields that are None are left out."""
+        rows = [f"{name} = {json.dumps(value)}" for name, value in asdict(self).items() if value is not None]
+        return "\n".join(rows) + "\n"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Fields of a recipe file. Raises InputError for files that are not TOML and for unknown names."""
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a TOML file: {error}") from None
+    kinds = {field.name: str(field.type) for field in fields(Recipe)}
+    for name, value in values.items():
+        if name not in kinds:
+            raise InputError(f"{path}: {name!r} is no field of a recipe; known are {', '.join(kinds)}")
+        kind = kinds[name].removesuffix(" | None")
+        types: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "bool": (bool,), "float": (int, float)}
+        if not isinstance(value, types[kind]) or (isinstance(value, bool) and kind != "bool"):
+            raise InputError(f"{path}: {name} is {value!r}; it must be of type {kind}")
+    return values
