@@ -15,8 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nncodec import weights
@@ -41,6 +43,7 @@ class Group:
     """The processes of one run; alone unless torchrun started several."""
 
     def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
         if self.size > 1 and not dist.is_initialized():
@@ -51,6 +54,14 @@ class Group:
         if self.size > 1:
             dist.all_reduce(values)
         return values
+
+    def from_first(self, values: NDArray[np.int32]) -> NDArray[np.int32]:
+        """What rank 0 has; an array of the same shape in every process."""
+        if self.size == 1:
+            return values
+        shared = torch.from_numpy(values.copy()).to(self.device)
+        dist.broadcast(shared, 0)
+        return shared.cpu().numpy()
 
     def wait(self) -> None:
         if self.size > 1:
@@ -258,7 +269,10 @@ class Trainer:
             self.flat.values.copy_(self.flat.average)
         if self.stage == JOINT:
             seconds = self.recipe.seconds and FIT_SHARE * self.recipe.seconds
-            self.tables = export.fit_tables(self.averaged_model(), store, self.recipe.fit_pictures, seconds)
+            tables = export.gaussian_tables()
+            if self.group.rank == 0:
+                tables = export.fit_tables(self.averaged_model(), store, self.recipe.fit_pictures, seconds)
+            self.tables = Tables(*(self.group.from_first(part) for part in (tables.reach, tables.half)))
             self.tick()
             if self.recipe.decoder_share > 0 and self.progress < 1.0:
                 self._start_decoder(self.tables)

@@ -63,7 +63,7 @@ class Recipe:
     steps: int | None = None
     seconds: float | None = None
     clock: str = "wall"
-    optimizer: str = "adamw"
+    optimizer: str = "muon"
     learning_rate: float = 0.0
     linear_learning_rate_factor: float = 0.3
     weight_decay: float = 0.0

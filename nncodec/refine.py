@@ -1,0 +1,82 @@
+"""Refined targets for latents: decode, compare with the picture, move what is aimed at, choose again.
+
+Knows networks and pixels of one tile; what residual is then chosen is `effort`'s.
+
+A step is Newton's on the squared error of the decoded tile. The linear path of g_s is close to orthogonal, so its
+columns give the curvature, and a handful of steps do what gradient descent needs hundreds for. The error weight
+of each channel follows from the same curvature and lambda.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from nncodec.nets.model import CodecNet
+from nncodec.nets.transforms import PIXEL_SCALE
+
+ERROR_FACTOR = 1.2
+"""Error weights over those of theory: choosing a residual also moves the context of those after it."""
+DAMPING = 0.5
+"""Share of a Newton step that is taken when there are several."""
+
+Inner = tuple[slice, slice]
+Choose = Callable[[Tensor, Tensor], Tensor]
+"""Target y [1, N, h, w] and error weights [1, N, 1, 1] in bits per squared step -> y_hat [1, N, h, w]."""
+
+
+def curvature(net: CodecNet) -> Tensor:
+    """Squared error, 255 scale, summed over the samples of a picture, per squared natural unit: f32 [1, N, 1, 1]."""
+    columns = net.g_s.linear.weight.float().square().sum((0, 2, 3))
+    return columns[None, :, None, None] * (255.0 / PIXEL_SCALE) ** 2
+
+
+def error_weights(net: CodecNet, quality: Tensor, lmbda: float) -> Tensor:
+    """Bits that a squared error of one step is worth, [1, N, 1, 1]: lambda counts the mean over three colors."""
+    return ERROR_FACTOR * lmbda / 3.0 * curvature(net) / net.gain(quality) ** 2
+
+
+def refine(
+    net: CodecNet, x: Tensor, y: Tensor, y_hat: Tensor, inner: Inner, seen: Inner, quality: Tensor,
+    lmbda: float, grey: bool, steps: int, choose: Choose,
+) -> Tensor:  # fmt: skip
+    """Target [1, N, h, w] for the latents of one tile after `steps` steps.
+
+    Parameters
+    ----------
+    x
+        f32 [1, 3, H, W] in [0, 1]: the tile and its halo.
+    y, y_hat
+        Latents of all of `x` as g_a gives them, and of the tile as they would be decoded without refinement.
+    inner, seen
+        Where in y the tile lies; where in x its pixels lie that belong to the picture.
+    choose
+        Picks residuals for a target.
+    """
+    bits = lmbda / 3.0
+    inverse = 1.0 / (2.0 * bits * curvature(net))
+    weights = error_weights(net, quality, lmbda)
+    damping = 1.0 if steps == 1 else DAMPING
+    target = y[(..., *inner)]
+    surroundings = y.clone()
+    for step in range(steps):
+        if step:
+            y_hat = choose(target, weights)
+        surroundings[(..., *inner)] = y_hat
+        gradient = _gradient(net, x, surroundings, seen, quality, grey)[(..., *inner)]
+        target = torch.lerp(target, y_hat - bits * inverse * gradient, damping)
+    return target
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def _gradient(net: CodecNet, x: Tensor, y_hat: Tensor, seen: Inner, quality: Tensor, grey: bool) -> Tensor:
+    """Of the squared error summed over the pixels in `seen`, 255 scale, by y_hat."""
+    latents = y_hat.clone().requires_grad_(True)
+    difference = 255.0 * (net.g_s(latents, quality.clone()) - x.clone())[(..., *seen)]
+    if grey:  # what a grey picture's decoder shows is the mean of the three planes
+        difference = difference.mean(1, keepdim=True) * 3.0**0.5
+    (gradient,) = torch.autograd.grad(difference.square().sum(), latents)
+    return gradient
