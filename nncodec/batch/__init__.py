@@ -1,0 +1,1 @@
+"""Many files in one process: which inputs become which outputs, run, recorded, resumed."""
