@@ -193,8 +193,17 @@ def decompress(files: Files, max_pixels: int, device: str | None, threads: int |
 def _plan(files: Files, suffix: str, wanted: Collection[str]) -> Plan:
     from nncodec.batch import jobs
 
+    output = Path(files.output) if files.output else None
     try:
-        return jobs.plan(files.inputs, files.output, suffix, wanted, files.recursive, files.keep_suffix)
+        return jobs.plan(
+            files.inputs,
+            output,
+            suffix,
+            wanted,
+            into_folder=bool(files.output) and str(files.output).endswith(("/", os.sep)),
+            recursive=files.recursive,
+            keep_suffix=files.keep_suffix,
+        )
     except jobs.PlanError as error:
         raise click.UsageError(str(error)) from None
 

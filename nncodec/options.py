@@ -63,7 +63,7 @@ class Files:
     """What the file options of one call say; see `nncodec.batch.run.Options`."""
 
     inputs: tuple[Path, ...]
-    output: Path | None
+    output: str | None
     recursive: bool
     keep_suffix: bool
     jobs: int
@@ -92,7 +92,7 @@ def files(function: Callable[..., Any]) -> Callable[..., Any]:
 
 _FILES: list[Callable[[Any], Any]] = [
     click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True)),
-    option("-o", "--output", section=FILES, type=click.Path(path_type=Path), help="File, folder, or - for stdout."),
+    option("-o", "--output", section=FILES, metavar="PATH", help="File, folder (or/), or - for stdout."),
     option("-r", "--recursive", section=FILES, is_flag=True, help="Take folders, with all below them."),
     option("-f", "--force", section=FILES, is_flag=True, help="Overwrite files that exist."),
     option("--skip-existing", section=FILES, is_flag=True, help="Pass over inputs whose output exists."),

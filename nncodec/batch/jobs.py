@@ -88,18 +88,21 @@ def plan(
     output: Path | None,
     suffix: str,
     wanted: Collection[str],
+    *,
+    into_folder: bool = False,
     recursive: bool = False,
     keep_suffix: bool = False,
 ) -> Plan:
     """Jobs for `inputs`: files, patterns (`*`, `?`, `[ab]`, `**`), folders if `recursive`, or `-`.
 
     Outputs end in `suffix` (put behind the input's own with `keep_suffix`) and lie beside their inputs,
-    or in `output`; what lies below a folder keeps its place below it. `wanted` are the suffixes that
+    or in `output`: a folder if it is one, or is to be one (`into_folder`), or where one name would not do;
+    what lies below a folder keeps its place below it. `wanted` are the suffixes that
     count in folders, in lower case. Raises PlanError where outputs clash or `output` does not fit.
     """
     found: list[_Found] = []
     errors: list[InputError] = []
-    into_folder = len(inputs) > 1 or (output is not None and (output.is_dir() or str(output).endswith(os.sep)))
+    into_folder = into_folder or len(inputs) > 1 or (output is not None and output.is_dir())
     for given in inputs:
         try:
             several = list(_expand(given, wanted, recursive, errors))

@@ -70,7 +70,7 @@ class Manifest:
         self._lock = Lock()
         self._finished: dict[tuple[str, str], Entry] = {}
         try:
-            torn = self._read() if path.exists() else False
+            torn = path.is_file() and self._read()  # a device has no end to read to
             self._file = path.open("ab", buffering=0)
             if torn:
                 self._file.write(b"\n")
@@ -79,9 +79,11 @@ class Manifest:
 
     def _read(self) -> bool:
         """Take in what the file says; whether its last line lacks its end."""
-        data = self._path.read_bytes()
-        if not data.startswith(_START[: len(data)]):
-            raise InputError(f"{self._path}: is not a manifest of nncodec; name a new file")
+        with self._path.open("rb") as file:
+            data = file.read(len(_START))
+            if not _START.startswith(data):
+                raise InputError(f"{self._path}: is not a manifest of nncodec; name a new file")
+            data += file.read()
         for line in data.splitlines():
             try:
                 entry = Entry(**json.loads(line))

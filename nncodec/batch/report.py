@@ -50,7 +50,7 @@ class Report:
             self.error(entry.error or "")
         else:
             # Flushed: a reader sees it when it is true, and a closed pipe fails here, not at exit.
-            print(line(entry), file=self._stream, flush=True)
+            print(_printable(line(entry)), file=self._stream, flush=True)
         if self._bar is not None and self._count > 1:
             self._bar.set_postfix_str(f"{self._failed} failed" if self._failed else "", refresh=False)
             self._bar.update()
@@ -74,6 +74,11 @@ def line(entry: Entry) -> str:
         f"  {entry.bpp:.3f} bpp  {entry.seconds:.2f} s"
     )
     return text if entry.psnr is None else f"{text}  {entry.psnr:.2f} dB"
+
+
+def _printable(text: str) -> str:
+    """`text` with escapes for the bytes of a file's name that are no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def spaced(count: int) -> str:

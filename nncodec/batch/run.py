@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
@@ -90,9 +90,11 @@ def run(plan: Plan, work: Work, options: Options) -> bool:
         for error in plan.errors:
             report.error(str(error))
         counts: Counter[str] = Counter({FAILED: len(plan.errors)})
-        for outcome in _Run(work, options, manifest, plan.jobs, report.tiles).each(jobs):
-            counts[outcome.status] += 1
-            report.outcome(outcome)
+        outcomes = _Run(work, options, manifest, plan.jobs, report.tiles).each(jobs)
+        with closing(outcomes):  # or an interrupt out here would leave its threads at work
+            for outcome in outcomes:
+                counts[outcome.status] += 1
+                report.outcome(outcome)
     if len(jobs) + len(plan.errors) > 1:
         report.summary(counts)
     return not counts[FAILED]
@@ -119,14 +121,16 @@ class _Run:
         sources = (job.source for job in everything) if options.overwrite else ()
         self._sources = {os.path.realpath(source) for source in sources}
 
-    def each(self, jobs: list[Job]) -> Iterator[Entry]:
+    def each(self, jobs: list[Job]) -> Generator[Entry]:
         """Outcomes, in the order in which jobs end."""
         if self._options.workers == 1 or len(jobs) < 2:
             yield from map(self._outcome, jobs)
             return
         executor = ThreadPoolExecutor(self._options.workers)
         try:
-            for future in as_completed([executor.submit(self._outcome, job) for job in jobs]):
+            with _signals_wait():  # an executor that is interrupted while it starts a thread forgets that thread
+                futures = [executor.submit(self._outcome, job) for job in jobs]
+            for future in as_completed(futures):
                 yield future.result()
         finally:
             self._stop.set()
@@ -234,6 +238,26 @@ def _ended_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """SIGINT and SIGTERM of this block take effect at its end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pending: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _: pending.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if pending:
+        signal.raise_signal(pending[0])
 
 
 def _message(error: Exception, job: Job) -> str:
