@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -35,6 +36,9 @@ Image_ = Image.Image | Picture | Levels | str | Path
 Progress = Callable[[int, int], None]
 
 
+_loading = Lock()  # threads that ask for one model at once wait for one load
+
+
 @lru_cache(maxsize=4)
 def _load(path: Path, device: str) -> Model:
     return weights.load(weights.describe(path), device)
@@ -43,7 +47,8 @@ def _load(path: Path, device: str) -> Model:
 def load_model(name: str | None = None, device: str | None = None, model_id: bytes | None = None) -> Model:
     """Installed weights by name, path or id, loaded once a process. Default device: CUDA if present."""
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return _load(weights.find(name, model_id).path, chosen)
+    with _loading:
+        return _load(weights.find(name, model_id).path, chosen)
 
 
 def as_picture(image: Image_) -> Picture:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +19,13 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from nncodec import codec, weights
 from nncodec.batch import jobs, run
 from nncodec.batch.jobs import PICTURES, Job, PlanError, Shard, plan
 from nncodec.batch.manifest import DONE, FAILED, Entry, Manifest, ManifestError
 from nncodec.cli import main
 from nncodec.errors import CorruptError, InputError
+from nncodec.weights import Model
 
 
 @pytest.fixture(autouse=True)
@@ -148,6 +151,22 @@ def test_two_at_a_time_give_the_same_files_as_one(tree: Path) -> None:
     assert compress("-r", "in", "-o", "two", "-j", 3, "--threads", 1).exit_code == 1
     assert found(Path("one")) == found(Path("two"))
     assert all((Path("one") / name).read_bytes() == (Path("two") / name).read_bytes() for name in found(Path("one")))
+
+
+def test_workers_share_one_load_of_the_model(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = []
+    load = weights.load
+
+    def slow(*arguments: object) -> Model:
+        loads.append(arguments)
+        time.sleep(0.2)
+        return load(*arguments)  # type: ignore[arg-type]
+
+    assert compress("-r", "in", "-o", "out").exit_code == 1
+    codec._load.cache_clear()
+    monkeypatch.setattr(weights, "load", slow)
+    assert call("decompress", "-r", "out", "-j", 3, "--threads", 1).exit_code == 0
+    assert len(loads) == 1
 
 
 def test_shards_partition_the_inputs_wherever_they_lie(tree: Path) -> None:
@@ -279,8 +298,6 @@ def test_the_last_line_of_an_output_counts(tmp_path: Path) -> None:
 
 
 def test_verify_refuses_what_does_not_decode(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nncodec import codec
-
     monkeypatch.setattr(codec, "compress", lambda *_, **__: b"junk")
     result = compress("in/a.png", "--verify")
     assert result.exit_code == 1
