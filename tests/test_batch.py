@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import shutil
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from contextlib import closing
@@ -382,3 +386,25 @@ def test_a_closed_reader_of_result_lines_ends_the_run_quietly(tree: Path) -> Non
     done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
     assert done.stdout == b"1\n"
     assert done.stderr == b""
+
+
+def test_a_terminal_sees_a_bar_over_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    reading, writing = pty.openpty()
+    fcntl.ioctl(writing, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    with os.fdopen(writing, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+
+        def work(job: Job, file: IO[bytes], progress: run.Progress) -> run.Facts:
+            time.sleep(0.12)  # tqdm draws every tenth of a second
+            return run.Facts(1, 1, 1)
+
+        assert run_jobs(work, 3)
+        print("end", file=terminal, flush=True)
+        shown = b""
+        while not shown.endswith(b"end\r\n"):
+            shown += os.read(reading, 10_000)
+    os.close(reading)
+    assert b"files:   0%" in shown
+    assert b"2/3" in shown
+    assert shown.endswith(b"\rnncodec: 3 done\r\nend\r\n")
