@@ -23,7 +23,7 @@ from nncodec.errors import InputError, NncodecError
 from nncodec.options import PICTURE, Command, Files, files, option
 
 if TYPE_CHECKING:
-    from nncodec.batch.jobs import Job, Plan
+    from nncodec.batch.jobs import Job, Plan, Shard
     from nncodec.batch.manifest import Settings
     from nncodec.batch.run import Work
 
@@ -116,7 +116,6 @@ def compress(
     A file is written whole or not at all. Exit status: 0 all well, 1 a file failed (the rest went on),
     2 wrong usage, 130 interrupted.
     """
-    from nncodec import codec, picture, rate
     from nncodec.batch import jobs, run
 
     if sum(option is not None for option in (quality, target_size, target_bpp, target_psnr)) > 1:
@@ -125,6 +124,8 @@ def compress(
     if size is None and target_bpp is None and target_psnr is None:
         quality = quality or 50
     plan = _plan(files, jobs.AEC, jobs.PICTURES)
+    from nncodec import codec, picture, rate  # after all that usage errors need: torch takes seconds
+
     options.set_threads(threads, files.jobs)
     loaded = codec.load_model(model, device)
 
@@ -173,10 +174,11 @@ def decompress(files: Files, max_pixels: int, device: str | None, threads: int |
     mirrored into the folder -o. A file is written whole or not at all. Exit status: 0 all well, 1 a file
     failed (the rest went on), 2 wrong usage, 130 interrupted.
     """
-    from nncodec import codec, picture
     from nncodec.batch import jobs, run
 
     plan = _plan(files, ".png", {jobs.AEC})
+    from nncodec import codec, picture  # after all that usage errors need: torch takes seconds
+
     options.set_threads(threads, files.jobs)
 
     def one(job: Job, file: IO[bytes], progress: run.Progress) -> run.Facts:
@@ -195,6 +197,7 @@ def _plan(files: Files, suffix: str, wanted: Collection[str]) -> Plan:
 
     output = Path(files.output) if files.output else None
     try:
+        _shard(files)
         return jobs.plan(
             files.inputs,
             output,
@@ -208,21 +211,23 @@ def _plan(files: Files, suffix: str, wanted: Collection[str]) -> Plan:
         raise click.UsageError(str(error)) from None
 
 
+def _shard(files: Files) -> Shard | None:
+    from nncodec.batch import jobs
+
+    return jobs.shard(files.shard) if files.shard else None
+
+
 def _run(files: Files, plan: Plan, work: Work, settings: Settings) -> None:
     """Do `plan` as the file options say; exit with 1 if a file failed."""
-    from nncodec.batch import jobs, run
+    from nncodec.batch import run
 
     context = click.get_current_context()
-    try:
-        shard = jobs.shard(files.shard) if files.shard else None
-    except jobs.PlanError as error:
-        raise click.UsageError(str(error)) from None
     chosen = run.Options(
         workers=files.jobs,
         overwrite=files.force,
         skip_existing=files.skip_existing,
         manifest=files.manifest,
-        shard=shard,
+        shard=_shard(files),
         settings=settings,
         debug=bool(context.find_root().params.get("debug")),
     )

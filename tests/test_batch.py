@@ -340,6 +340,26 @@ def test_any_error_of_one_file_leaves_the_others_alone(
         run_jobs(work, 6, workers=workers, overwrite=True, debug=True)
 
 
+def test_remarks_are_warnings_and_partial_outputs_stay_but_count_as_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answers = iter([
+        run.Facts(2, 2, 1, pixels=16, remarks=("only its first frame",)),
+        run.Facts(2, 2, 1, error="1.txt: tile 3 is damaged"),
+    ])  # fmt: skip
+    assert not run_jobs(lambda *_: next(answers), 2, manifest=Path("m"))
+    said = capsys.readouterr()
+    assert "nncodec: warning: 0.txt: only its first frame\n" in said.err
+    assert "nncodec: error: 1.txt: tile 3 is damaged\n" in said.err
+    assert "1 done, 1 partial" in said.err
+    assert "0.txt -> 0.out  2x2  1 B  0.500 bpp" in said.out
+    assert Path("1.out").exists()
+    assert [entry["status"] for entry in entries(Path("m"))] == ["done", "partial"]
+    answers = iter([run.Facts(2, 2, 1)])
+    assert run_jobs(lambda *_: next(answers), 2, manifest=Path("m"), overwrite=True)  # what is partial is done again
+
+
 def test_files_are_worked_on_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     together = threading.Barrier(3, timeout=30)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from threading import Lock
 from nncodec.errors import InputError
 
 Settings = Mapping[str, str | int | float | bool | None]
-DONE, SKIPPED, FAILED = "done", "skipped", "failed"
+DONE, SKIPPED, PARTIAL, FAILED = "done", "skipped", "partial", "failed"
 _START = b'{"path": '
 
 
@@ -28,7 +28,7 @@ class Entry:
     path, target
         As given or found; strings, `-` for standard input or output.
     status
-        'done', 'skipped' (the output existed), or 'failed' (see `error`).
+        'done', 'skipped' (the output existed), 'partial' (written, though `error` is amiss), or 'failed'.
     width, height
         Pixels. None where it failed or was skipped, as are the next four.
     bytes, bpp
@@ -39,6 +39,8 @@ class Entry:
         Bytes of the output file.
     settings
         Options that decide what the output holds.
+    remarks
+        What is to be known of a picture that is well.
     """
 
     path: str
@@ -53,6 +55,7 @@ class Entry:
     seconds: float | None = None
     error: str | None = None
     settings: Settings | None = None
+    remarks: Sequence[str] = ()
 
 
 class ManifestError(InputError):

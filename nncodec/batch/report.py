@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nncodec.batch.jobs import DASH, Job
-from nncodec.batch.manifest import DONE, FAILED, SKIPPED, Entry
+from nncodec.batch.manifest import DONE, FAILED, PARTIAL, SKIPPED, Entry
 
 
 class Report:
@@ -45,10 +45,12 @@ class Report:
         """One line, and one step of the bar over files."""
         if self._bar is not None:
             self._bar.clear()
-        if entry.status == FAILED:
+        for remark in entry.remarks:
+            print(_printable(f"nncodec: warning: {entry.path}: {remark}"), file=sys.stderr, flush=True)
+        if entry.status in (PARTIAL, FAILED):
             self._failed += 1
             self.error(entry.error or "")
-        else:
+        if entry.status != FAILED:
             # Flushed: a reader sees it when it is true, and a closed pipe fails here, not at exit.
             print(_printable(line(entry)), file=self._stream, flush=True)
         if self._bar is not None and self._count > 1:
@@ -61,7 +63,7 @@ class Report:
 
     def summary(self, counts: Mapping[str, int]) -> None:
         """What became of all files, on stderr."""
-        parts = [f"{counts[status]} {status}" for status in (DONE, SKIPPED, FAILED) if counts.get(status)]
+        parts = [f"{counts[status]} {status}" for status in (DONE, SKIPPED, PARTIAL, FAILED) if counts.get(status)]
         print(f"nncodec: {', '.join(parts) or 'nothing to do'}", file=sys.stderr, flush=True)
 
 

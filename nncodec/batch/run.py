@@ -21,7 +21,7 @@ from typing import IO
 from nncodec import atomic
 from nncodec.atomic import ExistsError
 from nncodec.batch.jobs import DASH, Job, Plan, Shard
-from nncodec.batch.manifest import DONE, FAILED, SKIPPED, Entry, Manifest, ManifestError, Settings
+from nncodec.batch.manifest import DONE, FAILED, PARTIAL, SKIPPED, Entry, Manifest, ManifestError, Settings
 from nncodec.batch.report import Report
 from nncodec.errors import InputError, NncodecError
 
@@ -31,12 +31,23 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Facts:
-    """What a job's work says of the picture: pixels, bytes of the .aec file, dB where it was measured."""
+    """What a job's work says of the picture.
+
+    width, height, size, psnr
+        Pixels; bytes of the .aec file; dB where it was measured.
+    pixels
+        Of all that the .aec file holds, where width x height is only a part or a preview of it.
+    remarks, error
+        What is to be known; what is amiss though the output is worth keeping (the run counts as failed).
+    """
 
     width: int
     height: int
     size: int
     psnr: float | None = None
+    pixels: int | None = None
+    remarks: tuple[str, ...] = ()
+    error: str | None = None
 
 
 Work = Callable[[Job, IO[bytes], Progress], Facts]
@@ -97,7 +108,7 @@ def run(plan: Plan, work: Work, options: Options) -> bool:
                 report.outcome(outcome)
     if len(jobs) + len(plan.errors) > 1:
         report.summary(counts)
-    return not counts[FAILED]
+    return not counts[FAILED] + counts[PARTIAL]
 
 
 class _Run:
@@ -166,11 +177,13 @@ class _Run:
             facts = self._work(job, file, self._progress)
             done = replace(
                 base,
-                status=DONE,
+                status=PARTIAL if facts.error else DONE,
+                error=facts.error,
+                remarks=facts.remarks,
                 width=facts.width,
                 height=facts.height,
                 bytes=facts.size,
-                bpp=8 * facts.size / (facts.width * facts.height),
+                bpp=8 * facts.size / (facts.pixels or facts.width * facts.height),
                 psnr=None if facts.psnr is None else round(min(facts.psnr, 999.0), 3),
                 written=file.seek(0, os.SEEK_END),
                 seconds=_seconds(begin),
@@ -237,7 +250,7 @@ def _ended_by_sigterm() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
 
 
 @contextmanager
@@ -255,7 +268,7 @@ def _signals_wait() -> Iterator[None]:
         yield
     finally:
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)
     if pending:
         signal.raise_signal(pending[0])
 
