@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 import click
 
 from nncodec import __version__, container, options
-from nncodec.batch.report import spaced
+from nncodec.batch import spaced
 from nncodec.config import QUALITIES, SIZES
 from nncodec.errors import InputError, NncodecError
 from nncodec.options import PICTURE, Command, Files, files, option

@@ -336,7 +336,7 @@ def test_any_error_of_one_file_leaves_the_others_alone(
     assert "error: 3.txt: damaged" in said
     assert sorted(p.name for p in tmp_path.glob("*.out")) == ["0.out", "4.out", "5.out"]
     assert len(list(tmp_path.iterdir())) == 9
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(tuple(map(type, errors.values()))):  # whichever thread fails first
         run_jobs(work, 6, workers=workers, overwrite=True, debug=True)
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nncodec.batch import spaced
 from nncodec.batch.jobs import DASH, Job
 from nncodec.batch.manifest import DONE, FAILED, PARTIAL, SKIPPED, Entry
 
@@ -81,11 +82,6 @@ def line(entry: Entry) -> str:
 def _printable(text: str) -> str:
     """`text` with escapes for the bytes of a file's name that are no UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def spaced(count: int) -> str:
-    """12345678 as '12 345 678'."""
-    return f"{count:,}".replace(",", " ")
 
 
 def _bar(total: int, name: str, unit: str) -> Any:
