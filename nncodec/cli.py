@@ -9,19 +9,24 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from nncodec import __version__, container
+from nncodec import __version__, container, options
+from nncodec.batch import spaced
 from nncodec.config import QUALITIES, SIZES
 from nncodec.errors import InputError, NncodecError
+from nncodec.options import PICTURE, Command, Files, files, option
 
-SUFFIX = ".aec"
+if TYPE_CHECKING:
+    from nncodec.batch.jobs import Job, Plan, Shard
+    from nncodec.batch.manifest import Settings
+    from nncodec.batch.run import Work
+
 T = TypeVar("T")
 _LAZY = {
     "bench": "nncodec.bench.command",
@@ -65,105 +70,174 @@ def main(debug: bool) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
-_output = click.option("-o", "--output", type=click.Path(path_type=Path), help="File, folder, or - for stdout.")
 _force = click.option("-f", "--force", is_flag=True, help="Overwrite files that exist.")
 _device = click.option("--device", help="cpu, cuda, cuda:1, ... [default: CUDA if there is one]")
 _threads = click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: torch's choice]")
-_inputs = click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
 
 
-@main.command()
-@_inputs
-@_output
-@click.option("-q", "--quality", type=click.IntRange(1, QUALITIES), help="1 smallest, 100 best. [default: 50]")
-@click.option("--target-size", help="At most so many bytes a picture: 50000, 200k, 1.5M.")
-@click.option("--target-bpp", type=click.FloatRange(0, min_open=True), help="At most so many bits a pixel.")
-@click.option("--target-psnr", type=click.FloatRange(0, min_open=True), help="At least so many dB.")
-@click.option("-e", "--effort", type=click.IntRange(0, 1), default=1, show_default=True,
-              help="0 rounds, 1 weighs bits against error.")  # fmt: skip
-@click.option("-m", "--model", help="Installed weights or a .safetensors file. [default: fast]")
-@_device
-@_threads
-@_force
+@main.command(
+    cls=Command,
+    examples="""\
+nncodec compress photo.jpg                        photo.aec beside it
+nncodec compress photo.jpg --target-size 200k
+nncodec compress -r photos/ -o packed/ -j 4       a whole tree, four at a time
+nncodec compress -r photos/ -o packed/ --manifest packed.jsonl
+                                                  again after a crash: goes on where it was
+cat photo.png | nncodec compress - > photo.aec""",
+)
+@files
+@option("-q", "--quality", section=PICTURE, metavar="Q", type=click.IntRange(1, QUALITIES),
+        help="1 smallest, 100 best. [default: 50]")  # fmt: skip
+@option("--target-size", section=PICTURE, metavar="BYTES", help="At most so many a picture: 50000, 200k, 1.5M.")
+@option("--target-bpp", section=PICTURE, metavar="BPP", type=click.FloatRange(0, min_open=True),
+        help="At most so many bits a pixel.")  # fmt: skip
+@option(
+    "--target-psnr", section=PICTURE, metavar="DB", type=click.FloatRange(0, min_open=True), help="At least so many dB."
+)
+@option("-e", "--effort", section=PICTURE, metavar="0|1", type=click.IntRange(0, 1), default=1,
+        help="0 rounds, 1 weighs bits against error. [default: 1]")  # fmt: skip
+@option(
+    "-m", "--model", section=PICTURE, metavar="NAME", help="Installed weights or a .safetensors file. [default: fast]"
+)
+@option("--verify", section=PICTURE, is_flag=True, help="Decode what was written; print its PSNR.")
+@options.device
+@options.threads
 def compress(
-    inputs: tuple[Path, ...],
-    output: Path | None,
+    files: Files,
     quality: int | None,
     target_size: str | None,
     target_bpp: float | None,
     target_psnr: float | None,
     effort: int,
     model: str | None,
+    verify: bool,
     device: str | None,
     threads: int | None,
-    force: bool,
 ) -> None:
     """Compress pictures into .aec files.
 
-    photo.png becomes photo.aec beside it unless -o names another file or a folder.
+    INPUTS are pictures, patterns such as 'a*.png', folders (with -r), or - for stdin. photo.png becomes
+    photo.aec beside it unless -o names another file or a folder; folders are mirrored into that folder.
+    A file is written whole or not at all. Exit status: 0 all well, 1 a file failed (the rest went on),
+    2 wrong usage, 130 interrupted.
     """
-    from nncodec import codec, picture, rate
+    from nncodec.batch import jobs, run
 
     if sum(option is not None for option in (quality, target_size, target_bpp, target_psnr)) > 1:
         raise click.UsageError("give only one of --quality, --target-size, --target-bpp and --target-psnr")
     size = _bytes(target_size) if target_size else None
-    _set_threads(threads)
+    if size is None and target_bpp is None and target_psnr is None:
+        quality = quality or 50
+    plan = _plan(files, jobs.AEC, jobs.PICTURES)
+    from nncodec import codec, picture, rate  # after all that usage errors need: torch takes seconds
 
-    def encode(image: picture.Picture, progress: Callable[[int, int], None]) -> bytes:
-        loaded = codec.load_model(model, device)
+    options.set_threads(threads, files.jobs)
+    loaded = codec.load_model(model, device)
+
+    def encode(image: picture.Picture, progress: run.Progress) -> bytes:
         if target_psnr is not None:
-            return rate.to_psnr(image, target_psnr, loaded, effort).data
+            return rate.to_psnr(image, target_psnr, loaded, effort, progress).data
         if size is not None or target_bpp is not None:
             limit = size or int((target_bpp or 0) * image.width * image.height / 8)
-            return rate.to_size(image, limit, loaded, effort).data
+            return rate.to_size(image, limit, loaded, effort, progress).data
         return codec.compress(image, quality or 50, loaded, effort=effort, progress=progress)
 
-    def one(source: Path, target: Path) -> str:
-        begin = time.perf_counter()
-        image = picture.read(_read_stdin() if _is_dash(source) else source)
-        with _tiles_bar(source) as progress:
-            data = _named(source, lambda: encode(image, progress))
-        _write(target, data, force)
-        bpp = 8 * len(data) / (image.width * image.height)
-        return _line(source, target, image.width, image.height, len(data), bpp, begin)
+    def one(job: Job, file: IO[bytes], progress: run.Progress) -> run.Facts:
+        image = picture.read(_read_stdin() if job.source == jobs.DASH else job.source)
+        data = _named(job.source, lambda: encode(image, progress))
+        file.write(data)
+        psnr = _named(job.source, lambda: rate.measured_psnr(file, image, loaded)) if verify else None
+        return run.Facts(image.width, image.height, len(data), psnr)
 
-    _each(inputs, output, SUFFIX, force, one)
+    settings: Settings = {
+        "model": loaded.id.hex(),
+        "effort": effort,
+        "quality": quality,
+        "target_size": size,
+        "target_bpp": target_bpp,
+        "target_psnr": target_psnr,
+    }
+    _run(files, plan, one, {name: value for name, value in settings.items() if value is not None})
 
 
-@main.command()
-@_inputs
-@_output
-@click.option("--max-pixels", type=click.IntRange(1), default=container.PIXELS_MAX, show_default=True,
-              help="Refuse larger pictures.")  # fmt: skip
-@_device
-@_threads
-@_force
-def decompress(
-    inputs: tuple[Path, ...],
-    output: Path | None,
-    max_pixels: int,
-    device: str | None,
-    threads: int | None,
-    force: bool,
-) -> None:
-    """Decompress .aec files into pictures (.png unless -o says otherwise)."""
-    from nncodec import codec, picture
+@main.command(
+    cls=Command,
+    examples="""\
+nncodec decompress photo.aec                      photo.png beside it
+nncodec decompress photo.aec -o photo.webp
+nncodec decompress -r packed/ -o photos/ -j 4     a whole tree, four at a time""",
+)
+@files
+@option("--max-pixels", section=PICTURE, metavar="N", type=click.IntRange(1), default=container.PIXELS_MAX,
+        help=f"Refuse larger pictures. [default: {container.PIXELS_MAX}]")  # fmt: skip
+@options.device
+@options.threads
+def decompress(files: Files, max_pixels: int, device: str | None, threads: int | None) -> None:
+    """Decompress .aec files into pictures (.png unless -o says otherwise).
 
-    _set_threads(threads)
+    INPUTS are .aec files, patterns such as 'a*.aec', folders (with -r), or - for stdin; folders are
+    mirrored into the folder -o. A file is written whole or not at all. Exit status: 0 all well, 1 a file
+    failed (the rest went on), 2 wrong usage, 130 interrupted.
+    """
+    from nncodec.batch import jobs, run
 
-    def one(source: Path, target: Path) -> str:
-        begin = time.perf_counter()
-        data = _read_bytes(source)
-        with _tiles_bar(source) as progress:
-            image = _named(
-                source, lambda: codec.decompress(data, device=device, max_pixels=max_pixels, progress=progress)
-            )
-        encoded = picture.encode_file(image, ".png" if _is_dash(target) else target.suffix)
-        _write(target, encoded, force)
-        bpp = 8 * len(data) / (image.width * image.height)
-        return _line(source, target, image.width, image.height, len(data), bpp, begin)
+    plan = _plan(files, ".png", {jobs.AEC})
+    from nncodec import codec, picture  # after all that usage errors need: torch takes seconds
 
-    _each(inputs, output, ".png", force, one)
+    options.set_threads(threads, files.jobs)
+
+    def one(job: Job, file: IO[bytes], progress: run.Progress) -> run.Facts:
+        data = _read_bytes(job.source)
+        image = _named(
+            job.source, lambda: codec.decompress(data, device=device, max_pixels=max_pixels, progress=progress)
+        )
+        file.write(picture.encode_file(image, ".png" if job.target == jobs.DASH else job.target.suffix))
+        return run.Facts(image.width, image.height, len(data))
+
+    _run(files, plan, one, {})
+
+
+def _plan(files: Files, suffix: str, wanted: Collection[str]) -> Plan:
+    from nncodec.batch import jobs
+
+    output = Path(files.output) if files.output else None
+    try:
+        _shard(files)
+        return jobs.plan(
+            files.inputs,
+            output,
+            suffix,
+            wanted,
+            into_folder=bool(files.output) and str(files.output).endswith(("/", os.sep)),
+            recursive=files.recursive,
+            keep_suffix=files.keep_suffix,
+        )
+    except jobs.PlanError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _shard(files: Files) -> Shard | None:
+    from nncodec.batch import jobs
+
+    return jobs.shard(files.shard) if files.shard else None
+
+
+def _run(files: Files, plan: Plan, work: Work, settings: Settings) -> None:
+    """Do `plan` as the file options say; exit with 1 if a file failed."""
+    from nncodec.batch import run
+
+    context = click.get_current_context()
+    chosen = run.Options(
+        workers=files.jobs,
+        overwrite=files.force,
+        skip_existing=files.skip_existing,
+        manifest=files.manifest,
+        shard=_shard(files),
+        settings=settings,
+        debug=bool(context.find_root().params.get("debug")),
+    )
+    if not run.run(plan, work, chosen):
+        context.exit(1)
 
 
 @main.command()
@@ -211,7 +285,7 @@ def info(files: tuple[Path, ...], as_json: bool) -> None:
                 f"{path}",
                 f"  picture   {header.width}x{header.height} {facts['color']}, {header.bit_depth} bits a sample",
                 f"  quality   {header.quality}",
-                f"  size      {_spaced(len(data))} B, {facts['bpp']:.3f} bpp",
+                f"  size      {spaced(len(data))} B, {facts['bpp']:.3f} bpp",
                 f"  model     {facts['model']} ({known})",
                 f"  tiles     {header.tiles} of {facts['tile']}x{facts['tile']}",
                 f"  carries   {', '.join(extras) if extras else 'nothing besides pixels'}",
@@ -237,7 +311,7 @@ def verify(files: tuple[Path, ...]) -> None:
                 damaged.append(str(error))
         if damaged:
             raise InputError(f"{path}: " + "; ".join(damaged))
-        return f"{path}: ok, {len(entries)} sections, {_spaced(len(data))} B"
+        return f"{path}: ok, {len(entries)} sections, {spaced(len(data))} B"
 
     _all(files, one)
 
@@ -250,7 +324,7 @@ def models(kmac: bool) -> None:
 
     found = weights.descriptions()
     for d in found:
-        click.echo(f"{d.name:8} {d.id.hex()}  {_spaced(d.path.stat().st_size)} B  {d.path}")
+        click.echo(f"{d.name:8} {d.id.hex()}  {spaced(d.path.stat().st_size)} B  {d.path}")
     if not found:
         raise InputError("no weights are installed; set NNCODEC_WEIGHTS to a folder that has some")
     if kmac:
@@ -306,61 +380,12 @@ def _named(path: Path, action: Callable[[], T]) -> T:
         raise type(error)(f"{path}: {error}") from None
 
 
-def _write(target: Path, data: bytes, force: bool) -> None:
-    if _is_dash(target):
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-        return
-    from nncodec.picture import write_atomically
-
-    if target.exists() and not force:
-        raise InputError(f"{target}: exists; add --force to overwrite it")
-    write_atomically(target, data)
-
-
-def _target(source: Path, output: Path | None, suffix: str, several: bool) -> Path:
-    if output is None:
-        if _is_dash(source):
-            return Path("-")
-        return source.with_suffix(suffix)
-    if _is_dash(output) or not (output.is_dir() or several or str(output).endswith(os.sep)):
-        return output
-    output.mkdir(parents=True, exist_ok=True)
-    return output / (("stdin" if _is_dash(source) else source.stem) + suffix)
-
-
-def _each(
-    inputs: tuple[Path, ...], output: Path | None, suffix: str, force: bool, one: Callable[[Path, Path], str]
-) -> None:
-    """Run `one` for every input with its target; refuse clashes before any work."""
-    if len(inputs) > 1 and output is not None and _is_dash(output):
-        raise click.UsageError("-o - takes one input")
-    if len(inputs) > 1 and output is not None and output.is_file():
-        raise click.UsageError(f"-o {output} is a file; several inputs need a folder")
-    targets = {source: _target(source, output, suffix, len(inputs) > 1) for source in inputs}
-    clash = [t for t in targets.values() if list(targets.values()).count(t) > 1]
-    if clash:
-        raise click.UsageError(f"several inputs would be written to {clash[0]}")
-
-    def run(source: Path) -> str:
-        target = targets[source]
-        if not _is_dash(target):
-            if source.exists() and target.exists() and target.samefile(source):
-                raise InputError(f"{target}: is the input itself; choose another output")
-            if target.exists() and not force:
-                raise InputError(f"{target}: exists; add --force to overwrite it")
-        return one(source, target)
-
-    stream = sys.stderr if any(_is_dash(t) for t in targets.values()) else sys.stdout
-    _all(tuple(targets), run, stream)
-
-
-def _all(files: tuple[Path, ...], one: Callable[[Path], str], stream: IO[str] | None = None) -> None:
+def _all(files: tuple[Path, ...], one: Callable[[Path], str]) -> None:
     """Print `one` of every file; a failing file does not stop the rest, the exit status says so."""
     failed = False
     for path in files:
         try:
-            print(one(path), file=stream or sys.stdout)
+            print(one(path), flush=True)
         except NncodecError as error:
             if click.get_current_context().find_root().params.get("debug"):
                 raise
@@ -368,35 +393,3 @@ def _all(files: tuple[Path, ...], one: Callable[[Path], str], stream: IO[str] | 
             click.echo(f"nncodec: error: {error}", err=True)
     if failed:
         click.get_current_context().exit(1)
-
-
-class _tiles_bar:
-    """A progress bar on stderr for pictures of several tiles, on terminals only."""
-
-    def __init__(self, path: Path) -> None:
-        self._name = path.name
-        self._bar: Any = None
-
-    def __enter__(self) -> Callable[[int, int], None]:
-        return self._step
-
-    def _step(self, done: int, total: int) -> None:
-        if total > 1 and self._bar is None and sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=total, desc=self._name, unit="tile", file=sys.stderr, leave=False)
-        if self._bar is not None:
-            self._bar.update(done - self._bar.n)
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-
-def _spaced(count: int) -> str:
-    return f"{count:,}".replace(",", " ")
-
-
-def _line(source: Path, target: Path, width: int, height: int, size: int, bpp: float, begin: float) -> str:
-    seconds = time.perf_counter() - begin
-    return f"{source} -> {target}  {width}x{height}  {_spaced(size)} B  {bpp:.3f} bpp  {seconds:.2f} s"

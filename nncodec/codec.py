@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -28,8 +29,14 @@ from nncodec.weights import Model
 WINDOW = 2048
 """Pixels a side of what g_s sees at once, without halo. Bounds memory, not the result."""
 
+GPU_TILES = 16
+"""Tiles that share their passes on a GPU. One of 1024 pixels a side has 5 MB of latents; the nets hold some such."""
+
 Image_ = Image.Image | Picture | Levels | str | Path
 Progress = Callable[[int, int], None]
+
+
+_loading = Lock()  # threads that ask for one model at once wait for one load
 
 
 @lru_cache(maxsize=4)
@@ -40,7 +47,8 @@ def _load(path: Path, device: str) -> Model:
 def load_model(name: str | None = None, device: str | None = None, model_id: bytes | None = None) -> Model:
     """Installed weights by name, path or id, loaded once a process. Default device: CUDA if present."""
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return _load(weights.find(name, model_id).path, chosen)
+    with _loading:
+        return _load(weights.find(name, model_id).path, chosen)
 
 
 def as_picture(image: Image_) -> Picture:
@@ -131,11 +139,13 @@ def compress(
     if source.alpha is not None:
         sections.append(Section(SectionType.ALPHA, picture.encode_alpha(source.alpha)))
     price = prices(loaded.entropy.tables).to(_device(loaded)) if effort else None
-    for tile in tiles(header):
-        y = analyze(loaded, source.color, tile, quality)
-        sections.append(Section(SectionType.TILE, encode_tile(loaded, y, quality, price)[0]))
+    done = 0
+    for run in tiling.runs(tiles(header), tiles_at_once(loaded)):
+        y = torch.cat([analyze(loaded, source.color, tile, quality) for tile in run])
+        sections += [Section(SectionType.TILE, stream) for stream, _ in encode_tiles(loaded, y, quality, price)]
+        done += len(run)
         if progress:
-            progress(sum(s.type is SectionType.TILE for s in sections), header.tiles)
+            progress(done, header.tiles)
     try:
         return container.pack(header, sections)
     except ValueError as error:
@@ -186,6 +196,11 @@ def tiles(header: Header) -> list[Rect]:
     return list(tiling.grid(*plane, 1 << header.tile_log2))
 
 
+def tiles_at_once(model: Model) -> int:
+    """How many tiles of one size go through the networks together: one on a CPU, which one keeps busy."""
+    return 1 if _device(model).type == "cpu" else GPU_TILES
+
+
 def _device(model: Model) -> torch.device:
     return next(model.net.parameters()).device
 
@@ -216,45 +231,51 @@ def analyze(model: Model, color: Levels, tile: Rect, quality: int) -> Tensor:
 
 
 def encode_tile(model: Model, y: Tensor, quality: int, price: Tensor | None = None) -> tuple[bytes, Symbols]:
-    """Range-coded stream and symbols of one tile's latents y [1, N, h, w].
+    """Range-coded stream and symbols of one tile's latents y [1, N, h, w]; see `encode_tiles`."""
+    return encode_tiles(model, y, quality, price)[0]
+
+
+def encode_tiles(model: Model, y: Tensor, quality: int, price: Tensor | None = None) -> list[tuple[bytes, Symbols]]:
+    """Range-coded stream and symbols of each tile, for the latents y [B, N, h, w] of tiles of one size.
 
     With `price` (`effort.prices`) bits are weighed against error; without, residuals are rounded.
     """
     device = _device(model)
     with _inference(device):
         q = _quality(model, quality)
-        z = model.net.h_a(y, q)[0].round().clamp(-Z_MAX, Z_MAX)
+        z = model.net.h_a(y, q).round().clamp(-Z_MAX, Z_MAX)
         z_hat = z.to("cpu", torch.int32).numpy()
-        z_hat[model.entropy.z_index(quality, *z_hat.shape[1:]) == 0] = 0
-        features = model.net.mean_net.features(torch.from_numpy(z_hat)[None].float().to(device))
+        z_hat[:, model.entropy.z_index(quality, *z_hat.shape[2:]) == 0] = 0
+        features = model.net.mean_net.features(torch.from_numpy(z_hat).float().to(device))
         gain = model.net.gain(q)
         context = torch.zeros_like(y)
 
         def choose(k: int, index: Indices) -> Integers:
             means = model.net.mean_net.means(features, context, q, k)
             residual = ((quadtree_pass(y, k) - means) * gain).clamp(-RESIDUAL_MAX, RESIDUAL_MAX)
-            scale_index = torch.from_numpy(index)[None].to(device)
+            scale_index = torch.from_numpy(index).to(device)
             if price is None:
                 r = residual.round().masked_fill_(scale_index == 0, 0)
             else:
                 r = rounded(residual, scale_index, price)
             quadtree.put(context, k, means + r / gain)
-            return r[0].to("cpu", torch.int32).numpy()
+            return r.to("cpu", torch.int32).numpy()
 
         return model.entropy.encode(z_hat, quality, choose)
 
 
-def reconstruct(model: Model, symbols: Symbols, quality: int) -> Tensor:
-    """y_hat f32 [1, N, h, w]: residuals plus means, pass by pass."""
+def reconstruct(model: Model, symbols: Sequence[Symbols], quality: int) -> Tensor:
+    """y_hat f32 [B, N, h, w] of tiles of one size: residuals plus means, pass by pass."""
     device = _device(model)
     with _inference(device):
         q = _quality(model, quality)
         gain = model.net.gain(q)
-        features = model.net.mean_net.features(torch.from_numpy(symbols.z_hat)[None].float().to(device))
-        y_hat = torch.zeros(1, *symbols.r_hat.shape, device=device)
+        z_hat = torch.from_numpy(np.stack([tile.z_hat for tile in symbols]))
+        features = model.net.mean_net.features(z_hat.float().to(device))
+        y_hat = torch.zeros(len(symbols), *symbols[0].r_hat.shape, device=device)
         for k in range(PASSES):
             means = model.net.mean_net.means(features, y_hat, q, k)
-            r = torch.from_numpy(take(symbols.r_hat, k))[None].to(device)
+            r = torch.from_numpy(np.stack([take(tile.r_hat, k) for tile in symbols])).to(device)
             quadtree.put(y_hat, k, means + r / gain)
         return y_hat
 
@@ -273,11 +294,16 @@ def decode_latents(model: Model, header: Header, streams: list[bytes], progress:
     plane = Rect(0, 0, tiling.padded(header.height), tiling.padded(header.width))
     shape = (1, model.config.y_channels, plane.height // Y_STRIDE, plane.width // Y_STRIDE)
     y_hat = torch.zeros(shape, device=_device(model)).contiguous(memory_format=torch.channels_last)
-    for number, (tile, symbols) in enumerate(decode_symbols(model, header, streams)):
-        rows, columns = tiling.inside(tile, plane, Y_STRIDE)
-        y_hat[:, :, rows, columns] = reconstruct(model, symbols, header.quality)
+    decoded = decode_symbols(model, header, streams)
+    done = 0
+    for run in tiling.runs(tiles(header), tiles_at_once(model)):
+        symbols = [next(decoded)[1] for _ in run]
+        for tile, y_tile in zip(run, reconstruct(model, symbols, header.quality), strict=True):
+            rows, columns = tiling.inside(tile, plane, Y_STRIDE)
+            y_hat[0, :, rows, columns] = y_tile
+        done += len(run)
         if progress:
-            progress(number + 1, header.tiles)
+            progress(done, header.tiles)
     return y_hat
 
 

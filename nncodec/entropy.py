@@ -64,12 +64,25 @@ class EntropyModel:
 
     def encode(
         self, z_hat: Integers, quality: int, choose: Callable[[int, Indices], Integers]
-    ) -> tuple[bytes, Symbols]:
-        """Code one tile. `choose(k, index)` gives the residuals of pass k, zero where index is 0."""
-        coder = ResidualEncoder(self.coding)
-        coder.put(z_hat, self.z_index(quality, *z_hat.shape[1:]))
-        r_hat = self._drive(z_hat, quality, choose, coder.put)
-        return coder.bytes(), Symbols(z_hat, r_hat)
+    ) -> list[tuple[bytes, Symbols]]:
+        """Code tiles of one size, z_hat int32 [B, Cz, h/4, w/4], each into a stream of its own.
+
+        They go through the passes together: `choose(k, index)` gives the residuals int32 [B, N, h/2, w/2] of
+        pass k, zero where index (uint8, same shape) is 0.
+        """
+        coders = [ResidualEncoder(self.coding) for _ in z_hat]
+        tiles = [self.passes(tile, quality) for tile in z_hat]
+        for coder, tile_z in zip(coders, z_hat, strict=True):
+            coder.put(tile_z, self.z_index(quality, *tile_z.shape[1:]))
+        index = [next(tile) for tile in tiles]
+        for k in range(PASSES):
+            residuals = choose(k, np.stack(index))
+            for b, coder in enumerate(coders):
+                coder.put(residuals[b], index[b])
+                if k < PASSES - 1:
+                    index[b] = tiles[b].send(residuals[b])
+        r_hat = [_returned(tile, last) for tile, last in zip(tiles, residuals, strict=True)]
+        return [(coder.bytes(), Symbols(*tile)) for coder, *tile in zip(coders, z_hat, r_hat, strict=True)]
 
     def decode(self, data: bytes, quality: int, height: int, width: int) -> Symbols:
         """Inverse of `encode` for a tile of y of height x width positions. Raises CorruptError."""
@@ -110,6 +123,16 @@ class EntropyModel:
             except StopIteration as stop:
                 r_hat: Integers = stop.value
         return r_hat
+
+
+def _returned(passes: Generator[Indices, Integers, Integers], residuals: Integers) -> Integers:
+    """What a generator of passes returns once it has the residuals of the last."""
+    try:
+        passes.send(residuals)
+    except StopIteration as stop:
+        r_hat: Integers = stop.value
+        return r_hat
+    raise AssertionError("passes went on after the last")
 
 
 def take(x: Integers, pass_index: int) -> Integers:

@@ -7,8 +7,6 @@ an orientation tag is neither lost nor applied twice.
 from __future__ import annotations
 
 import io
-import os
-import secrets
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,18 +157,3 @@ def encode_file(picture: Picture, suffix: str) -> bytes:
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{suffix}: {kind} cannot hold this picture: {error}") from None
     return out.getvalue()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path` whole or not at all: temporary sibling, fsync, replace."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
-    try:
-        with partial.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        partial.unlink(missing_ok=True)

@@ -5,15 +5,17 @@ Knows how to search over qualities; what a try costs and gives is `codec`'s.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 
 from nncodec import codec
 from nncodec.config import QUALITIES
-from nncodec.errors import InputError
+from nncodec.errors import CorruptError, InputError
 from nncodec.picture import Picture
 from nncodec.weights import Model
 
@@ -30,12 +32,17 @@ class Found:
     measured: float
 
 
-def to_size(picture: Picture, size: int, model: Model, effort: int = 1) -> Found:
-    """The best file of at most `size` bytes. Raises InputError, saying what is reachable."""
+def to_size(
+    picture: Picture, size: int, model: Model, effort: int = 1, progress: codec.Progress | None = None
+) -> Found:
+    """The best file of at most `size` bytes. Raises InputError, saying what is reachable.
+
+    `progress` is called as in `codec.compress`, anew for each quality tried.
+    """
     tried: dict[int, bytes] = {}
 
     def measure(quality: int) -> float:
-        tried[quality] = codec.compress(picture, quality, model, effort=effort)
+        tried[quality] = codec.compress(picture, quality, model, effort=effort, progress=progress)
         return math.log(len(tried[quality]))
 
     quality = _search(measure, math.log(size), below=True)
@@ -45,21 +52,35 @@ def to_size(picture: Picture, size: int, model: Model, effort: int = 1) -> Found
     return Found(tried[quality], quality, len(tried[quality]))
 
 
-def to_psnr(picture: Picture, psnr: float, model: Model, effort: int = 1) -> Found:
-    """The smallest file of at least `psnr` dB (over RGB or grey). Raises InputError, saying what is reachable."""
+def to_psnr(
+    picture: Picture, psnr: float, model: Model, effort: int = 1, progress: codec.Progress | None = None
+) -> Found:
+    """The smallest file of at least `psnr` dB (over RGB or grey). Raises InputError, saying what is reachable.
+
+    `progress` is called as in `codec.compress`, anew for each quality tried.
+    """
     tried: dict[int, tuple[bytes, float]] = {}
 
     def measure(quality: int) -> float:
-        data = codec.compress(picture, quality, model, effort=effort)
-        decoded = codec.decompress(data, model=model)
-        error = np.mean(np.square(decoded.color.astype(np.float64) - picture.color))
-        tried[quality] = data, 10 * math.log10(255**2 / max(float(error), 1e-10))
+        data = codec.compress(picture, quality, model, effort=effort, progress=progress)
+        tried[quality] = data, measured_psnr(io.BytesIO(data), picture, model)
         return tried[quality][1]
 
     quality = _search(measure, psnr, below=False)
     if quality is None:
         raise InputError(f"{psnr:g} dB cannot be reached; quality {QUALITIES} gives {tried[QUALITIES][1]:.2f} dB")
     return Found(tried[quality][0], quality, tried[quality][1])
+
+
+def measured_psnr(file: IO[bytes], picture: Picture, model: Model) -> float:
+    """dB between `picture` and what an .aec file decodes to (at most 148). Raises FormatError."""
+    file.seek(0)
+    decoded = codec.decompress(file.read(), model=model)
+    a, b = decoded.alpha, picture.alpha
+    if (a is None) != (b is None) or (a is not None and b is not None and not np.array_equal(a, b)):
+        raise CorruptError("the alpha that was decoded is not the picture's; please report this picture")
+    error = np.mean(np.square(decoded.color.astype(np.float64) - picture.color))
+    return 10 * math.log10(255**2 / max(float(error), 1e-10))
 
 
 def _search(measure: Callable[[int], float], target: float, below: bool) -> int | None:

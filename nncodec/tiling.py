@@ -6,7 +6,7 @@ transform sees at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from nncodec.config import Z_STRIDE
@@ -28,6 +28,11 @@ class Rect(NamedTuple):
     def width(self) -> int:
         return self.right - self.left
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
+
 
 def padded(size: int) -> int:
     """`size` rounded up to a multiple of Z_STRIDE; planes are extended so by replicating their edge."""
@@ -39,6 +44,18 @@ def grid(height: int, width: int, size: int) -> Iterator[Rect]:
     for top in range(0, height, size):
         for left in range(0, width, size):
             yield Rect(top, left, min(top + size, height), min(left + size, width))
+
+
+def runs(rects: Iterable[Rect], limit: int) -> Iterator[list[Rect]]:
+    """Neighbors in a row that have one size, at most `limit` together; all of them in their order."""
+    run: list[Rect] = []
+    for rect in rects:
+        if run and (len(run) == limit or (rect.top, rect.height, rect.width) != (run[0].top, *run[0].size)):
+            yield run
+            run = []
+        run.append(rect)
+    if run:
+        yield run
 
 
 def with_halo(rect: Rect, halo: int, height: int, width: int) -> Rect:

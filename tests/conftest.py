@@ -17,6 +17,8 @@ from nncodec.weights import Model
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
+SLOW = os.environ.get("NNCODEC_SLOW") == "1"
+"""Whether tests that sample take all there is: minutes instead of seconds."""
 GOLDEN = Path(__file__).parent / "golden" / "v1"
 
 # Two threads on a busy two-core machine wait for each other far longer than they compute.

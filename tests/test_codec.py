@@ -190,3 +190,26 @@ def test_missing_file_is_named(tiny: Model) -> None:
 def test_public_api_is_one_call_each_way(tiny_path: Path, photo: np.ndarray) -> None:
     data = nncodec.compress(photo, quality=50, model="tiny")
     assert isinstance(nncodec.decompress(data), nncodec.Picture)
+
+
+@pytest.mark.parametrize("effort", [0, 1])
+def test_tiles_taken_together_give_the_same_file_and_picture(
+    effort: int, tiny: Model, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together: list[int] = []
+    encode_tiles = codec.encode_tiles
+
+    def watched(model: Model, y: torch.Tensor, *rest: object) -> object:
+        together.append(len(y))
+        return encode_tiles(model, y, *rest)  # type: ignore[arg-type]
+
+    alone = codec.compress(photo, 70, tiny, effort=effort, tile_log2=6)
+    expected = codec.decompress(alone, model=tiny).color
+    monkeypatch.setattr(codec, "tiles_at_once", lambda _: 2)
+    monkeypatch.setattr(codec, "encode_tiles", watched)
+    steps: list[tuple[int, int]] = []
+    data = codec.compress(photo, 70, tiny, effort=effort, tile_log2=6, progress=lambda *step: steps.append(step))
+    assert together == [2, 2] * 3
+    assert steps[-1] == (12, 12)
+    assert data == alone
+    assert np.array_equal(codec.decompress(data, model=tiny).color, expected)

@@ -12,13 +12,14 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "nncodec"
 LAYERS = {
     "errors": 0, "config": 0,
+    "atomic": 1,
     "container": 1, "picture": 1, "tiling": 1, "quadtree": 1, "freqs": 1, "rangecoder": 1, "intnet": 1, "metrics": 1,
     "nets": 2, "entropy": 2, "weights": 2,
     "effort": 3, "codec": 3, "rate": 3,
-    "train": 4, "bench": 4, "cli": 5, "__init__": 4, "__main__": 6,
+    "train": 4, "bench": 4, "batch": 4, "options": 5, "cli": 5, "__init__": 4, "__main__": 6,
 }  # fmt: skip
 THIRD_PARTY = {
-    "errors": set(), "config": set(), "container": set(), "tiling": {"numpy"}, "quadtree": set(),
+    "errors": set(), "config": set(), "atomic": set(), "container": set(), "tiling": {"numpy"}, "quadtree": set(),
     "picture": {"PIL", "numpy"}, "freqs": {"numpy"}, "rangecoder": {"numpy", "constriction"},
     "intnet": {"torch"},
 }  # fmt: skip

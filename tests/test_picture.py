@@ -63,13 +63,3 @@ def test_alpha_cannot_become_jpeg() -> None:
     levels = np.zeros((4, 5), np.uint8)
     with pytest.raises(InputError, match="alpha"):
         picture.encode_file(Picture(levels, levels), ".jpg")
-
-
-def test_failed_write_leaves_nothing(tmp_path: Path) -> None:
-    target = tmp_path / "folder"
-    target.mkdir()
-    with pytest.raises(InputError, match="folder"):
-        picture.write_atomically(target, b"data")
-    with pytest.raises(InputError, match="absent"):
-        picture.write_atomically(tmp_path / "absent" / "x", b"data")
-    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
