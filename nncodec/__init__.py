@@ -20,6 +20,7 @@ from nncodec.errors import (
     ModelNotFoundError,
     NncodecError,
     NotAecError,
+    PictureWarning,
     UnsupportedError,
 )
 
@@ -40,6 +41,7 @@ __all__ = [
     "NncodecError",
     "NotAecError",
     "Picture",
+    "PictureWarning",
     "UnsupportedError",
     "__version__",
     "compress",

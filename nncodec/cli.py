@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, BinaryIO, TypeVar
 
 import click
 
@@ -60,10 +60,22 @@ def main(debug: bool) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
+def _parse_crop(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, int, int, int] | None:
+    if text is None:
+        return None
+    try:
+        x, y, width, height = map(int, text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not X,Y,W,H in pixels, such as 100,50,640,480") from None
+    return x, y, width, height
+
+
 _output = click.option("-o", "--output", type=click.Path(path_type=Path), help="File, folder, or - for stdout.")
 _force = click.option("-f", "--force", is_flag=True, help="Overwrite files that exist.")
 _device = click.option("--device", help="cpu, cuda, cuda:1, ... [default: CUDA if there is one]")
 _threads = click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: torch's choice]")
+_max_pixels = click.option("--max-pixels", type=click.IntRange(1), default=container.PIXELS_MAX, show_default=True,
+                           help="Refuse larger pictures.")  # fmt: skip
 _inputs = click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
 
 
@@ -77,6 +89,8 @@ _inputs = click.argument("inputs", nargs=-1, required=True, type=click.Path(path
 @click.option("-e", "--effort", type=click.IntRange(0, 1), default=1, show_default=True,
               help="0 rounds, 1 weighs bits against error.")  # fmt: skip
 @click.option("-m", "--model", help="Installed weights or a .safetensors file. [default: fast]")
+@click.option("--strip", default="", metavar="LIST", help="Leave out icc, exif, xmp (with commas between) or all.")
+@_max_pixels
 @_device
 @_threads
 @_force
@@ -89,6 +103,8 @@ def compress(
     target_psnr: float | None,
     effort: int,
     model: str | None,
+    strip: str,
+    max_pixels: int,
     device: str | None,
     threads: int | None,
     force: bool,
@@ -97,30 +113,37 @@ def compress(
 
     photo.png becomes photo.aec beside it unless -o names another file or a folder.
     """
-    from nncodec import codec, picture, rate
+    from nncodec import codec, picture, rate, rows
 
     if sum(option is not None for option in (quality, target_size, target_bpp, target_psnr)) > 1:
         raise click.UsageError("give only one of --quality, --target-size, --target-bpp and --target-psnr")
     size = _bytes(target_size) if target_size else None
+    left_out = picture.to_strip(part.strip().lower() for part in strip.split(",") if part.strip())
     _set_threads(threads)
 
-    def encode(image: picture.Picture, progress: Callable[[int, int], None]) -> bytes:
+    def encode(image: rows.Rows, progress: Callable[[int, int], None]) -> bytes:
         loaded = codec.load_model(model, device)
+        if target_psnr is None and size is None and target_bpp is None:
+            return codec.compress(
+                image, quality or 50, loaded, effort=effort, strip=left_out, max_pixels=max_pixels, progress=progress
+            )
+        of = picture.stripped(image.outline, left_out)  # several tries: the picture is held whole
+        known = rows.gathered(of, [image.rows(0, of.height)])
         if target_psnr is not None:
-            return rate.to_psnr(image, target_psnr, loaded, effort).data
-        if size is not None or target_bpp is not None:
-            limit = size or int((target_bpp or 0) * image.width * image.height / 8)
-            return rate.to_size(image, limit, loaded, effort).data
-        return codec.compress(image, quality or 50, loaded, effort=effort, progress=progress)
+            return rate.to_psnr(known, target_psnr, loaded, effort).data
+        limit = size or int((target_bpp or 0) * of.width * of.height / 8)
+        return rate.to_size(known, limit, loaded, effort).data
 
     def one(source: Path, target: Path) -> str:
         begin = time.perf_counter()
-        image = picture.read(_read_stdin() if _is_dash(source) else source)
-        with _tiles_bar(source) as progress:
-            data = _named(source, lambda: encode(image, progress))
+        with rows.opened(_read_stdin() if _is_dash(source) else source, max_pixels) as image:
+            for remark in image.remarks:
+                click.echo(f"nncodec: warning: {source}: {remark}", err=True)
+            of = image.outline
+            with _tiles_bar(source) as progress:
+                data = _named(source, lambda: encode(image, progress))
         _write(target, data, force)
-        bpp = 8 * len(data) / (image.width * image.height)
-        return _line(source, target, image.width, image.height, len(data), bpp, begin)
+        return _line(source, target, of.width, of.height, len(data), 8 * len(data) / (of.width * of.height), begin)
 
     _each(inputs, output, SUFFIX, force, one)
 
@@ -128,14 +151,18 @@ def compress(
 @main.command()
 @_inputs
 @_output
-@click.option("--max-pixels", type=click.IntRange(1), default=container.PIXELS_MAX, show_default=True,
-              help="Refuse larger pictures.")  # fmt: skip
+@click.option("--crop", callback=_parse_crop, metavar="X,Y,W,H", help="Only this part of the picture.")
+@click.option("--preview", is_flag=False, flag_value="8", type=click.Choice(["2", "4", "8", "16", "32"]),
+              help="A picture so many times smaller, in a third of the time. [8 if no number is given]")  # fmt: skip
+@_max_pixels
 @_device
 @_threads
 @_force
 def decompress(
     inputs: tuple[Path, ...],
     output: Path | None,
+    crop: tuple[int, int, int, int] | None,
+    preview: str | None,
     max_pixels: int,
     device: str | None,
     threads: int | None,
@@ -145,18 +172,30 @@ def decompress(
     from nncodec import codec, picture
 
     _set_threads(threads)
+    smaller = int(preview) if preview else None
 
     def one(source: Path, target: Path) -> str:
         begin = time.perf_counter()
         data = _read_bytes(source)
-        with _tiles_bar(source) as progress:
-            image = _named(
-                source, lambda: codec.decompress(data, device=device, max_pixels=max_pixels, progress=progress)
-            )
-        encoded = picture.encode_file(image, ".png" if _is_dash(target) else target.suffix)
-        _write(target, encoded, force)
-        bpp = 8 * len(data) / (image.width * image.height)
-        return _line(source, target, image.width, image.height, len(data), bpp, begin)
+        suffix = ".png" if _is_dash(target) else target.suffix
+
+        def write(file: BinaryIO) -> picture.Outline:
+            with _tiles_bar(source) as progress:
+                return codec.decompress_to(
+                    file, suffix, data, crop=crop, preview=smaller, device=device, max_pixels=max_pixels,
+                    progress=progress,
+                )  # fmt: skip
+
+        if _is_dash(target):
+            of = _named(source, lambda: write(sys.stdout.buffer))
+            sys.stdout.buffer.flush()
+        else:
+            with picture.replacing(target) as file:
+                of = _named(source, lambda: write(file))
+        header, _ = container.parse_header(data, max_pixels)
+        return _line(
+            source, target, of.width, of.height, len(data), 8 * len(data) / (header.width * header.height), begin
+        )
 
     _each(inputs, output, ".png", force, one)
 
@@ -199,7 +238,8 @@ def info(files: tuple[Path, ...], as_json: bool) -> None:
         }
         if as_json:
             return json.dumps(facts)
-        extras = [s["name"] for s in facts["sections"] if not s["name"].startswith("tile")]
+        kinds = dict.fromkeys(s["name"].split()[0] for s in facts["sections"])
+        extras = [name for name in kinds if name != "tile"]
         known = facts["model_name"] or "not installed"
         return "\n".join(
             [

@@ -71,15 +71,31 @@ class EntropyModel:
         r_hat = self._drive(z_hat, quality, choose, coder.put)
         return coder.bytes(), Symbols(z_hat, r_hat)
 
-    def decode(self, data: bytes, quality: int, height: int, width: int) -> Symbols:
-        """Inverse of `encode` for a tile of y of height x width positions. Raises CorruptError."""
+    def decode(self, data: bytes, quality: int, height: int, width: int, passes: int = PASSES) -> Symbols:
+        """Inverse of `encode` for a tile of y of height x width positions. Raises CorruptError.
+
+        With fewer `passes` what the others code stays zero, and the rest of `data` is not looked at.
+        """
         coder = ResidualDecoder(self.coding, data)
         z_hat = coder.get(self.z_index(quality, height // 4, width // 4))
         if np.abs(z_hat).max(initial=0) > Z_MAX:
             raise CorruptError(f"z_hat reaches {np.abs(z_hat).max()}, over {Z_MAX}; the stream is invalid")
+        if passes < PASSES:
+            return Symbols(z_hat, self._first_passes(z_hat, quality, coder, passes))
         r_hat = self._drive(z_hat, quality, lambda _, index: coder.get(index), lambda *_: None)
         coder.finish()
         return Symbols(z_hat, r_hat)
+
+    def _first_passes(self, z_hat: Integers, quality: int, coder: ResidualDecoder, count: int) -> Integers:
+        r_hat = np.zeros((self.scale_net.channels, 4 * z_hat.shape[1], 4 * z_hat.shape[2]), np.int32)
+        generator = self.passes(z_hat, quality)
+        index = next(generator)
+        for k in range(count):
+            residuals = coder.get(index)
+            quadtree.put(r_hat, k, residuals)
+            if k + 1 < count:
+                index = generator.send(residuals)
+        return r_hat
 
     def estimate(self, symbols: Symbols, quality: int) -> float:
         """Bits that the tables say the symbols cost, without running the range coder."""

@@ -53,7 +53,7 @@ def to_psnr(picture: Picture, psnr: float, model: Model, effort: int = 1) -> Fou
         data = codec.compress(picture, quality, model, effort=effort)
         decoded = codec.decompress(data, model=model)
         error = np.mean(np.square(decoded.color.astype(np.float64) - picture.color))
-        tried[quality] = data, 10 * math.log10(255**2 / max(float(error), 1e-10))
+        tried[quality] = data, 10 * math.log10(picture.peak**2 / max(float(error), 1e-10))
         return tried[quality][1]
 
     quality = _search(measure, psnr, below=False)
