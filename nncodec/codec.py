@@ -159,7 +159,7 @@ def _encode(model: Model, header: Header, source: Rows, effort: int, progress: P
         window = tiling.with_halo(tile, halo, whole.height, whole.width)
         levels = _window(band.color, Rect(window.top - top, window.left, window.bottom - top, window.right))
         y = _analyze(model, levels, tile, window, header.quality)
-        yield Section(SectionType.TILE, encode_tile(model, y, header.quality, price)[0])
+        yield Section(SectionType.TILE, encode_tile(model, y, header.quality, price, band.is_grey)[0])
         if band.alpha is not None:
             part = band.alpha[tile.top - top : tile.bottom - top, tile.left : tile.right]
             yield Section(SectionType.ALPHA, picture.encode_alpha(part))
@@ -328,10 +328,13 @@ def _analyze(model: Model, levels: Levels, tile: Rect, window: Rect, quality: in
         return y[:, :, down, across]
 
 
-def encode_tile(model: Model, y: Tensor, quality: int, price: Tensor | None = None) -> tuple[bytes, Symbols]:
+def encode_tile(
+    model: Model, y: Tensor, quality: int, price: Tensor | None = None, grey: bool = False
+) -> tuple[bytes, Symbols]:
     """Range-coded stream and symbols of one tile's latents y [1, N, h, w].
 
-    With `price` (`effort.prices`) bits are weighed against error; without, residuals are rounded.
+    With `price` (`effort.prices`) bits are weighed against error; without, residuals are rounded. The chroma
+    channels of a `grey` picture are not coded.
     """
     device = device_of(model)
     with inference():
@@ -354,4 +357,4 @@ def encode_tile(model: Model, y: Tensor, quality: int, price: Tensor | None = No
             quadtree.put(context, k, means + r / gain)
             return r[0].to("cpu", torch.int32).numpy()
 
-        return model.entropy.encode(z_hat, quality, choose)
+        return model.entropy.encode(z_hat, quality, choose, grey)

@@ -93,7 +93,7 @@ def decode_tile(model: Model, header: Header, number: int, stream: bytes, passes
     tile = tile_at(header, number)
     try:
         size = tile.height // Y_STRIDE, tile.width // Y_STRIDE
-        return model.entropy.decode(stream, header.quality, *size, passes)
+        return model.entropy.decode(stream, header.quality, *size, passes, header.color is Color.GREY)
     except CorruptError as error:
         raise CorruptError(f"tile {number}: {error}") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,21 @@ def test_grey_stays_grey(tiny: Model, photo: np.ndarray) -> None:
     decoded = codec.decompress(data, model=tiny)
     assert decoded.color.shape == photo.shape[:2]
     assert decoded.to_pil().mode == "L"
+
+
+def test_grey_codes_no_chroma(tiny: Model, photo: np.ndarray) -> None:
+    chroma = tiny.entropy.chroma
+    assert chroma is not None
+    assert 0 < chroma.sum() < len(chroma)
+    sizes = []
+    for model in (tiny, replace(tiny, entropy=replace(tiny.entropy, chroma=None))):
+        data = codec.compress(photo[..., 0], 90, model)
+        header, sections = container.parse(data)
+        symbols = next(codec.decode_symbols(model, header, [s.payload for s in sections]))[1]
+        assert (symbols.r_hat[chroma] == 0).all() == (model is tiny)
+        assert symbols.r_hat[~chroma].any()
+        sizes.append(len(data))
+    assert sizes[0] < sizes[1]
 
 
 def test_alpha_is_lossless(tiny: Model, photo: np.ndarray) -> None:
