@@ -48,16 +48,13 @@ def load_model(name: str | None = None, device: str | None = None, model_id: byt
 
 
 def as_picture(image: Image_) -> Picture:
-    """A Picture of whatever the caller has: file, Pillow image, u8 or u16 array [H, W] or [H, W, 3 or 4].
-
-    What reading has to give up is said by a PictureWarning.
-    """
+    """A Picture of whatever the caller has: file, Pillow image, u8 or u16 array [H, W] or [H, W, 3 or 4]."""
     if isinstance(image, Picture):
         return image
     if isinstance(image, (str, Path)):
-        return _warned(picture.read(image), str(image))
+        return picture.read(image)
     if isinstance(image, Image.Image):
-        return _warned(picture.from_pil(image), "picture")
+        return picture.from_pil(image)
     if isinstance(image, np.ndarray) and image.dtype in (np.uint8, np.uint16) and image.size:
         if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3):
             return Picture(image)
@@ -67,19 +64,11 @@ def as_picture(image: Image_) -> Picture:
     raise InputError(f"{what} is not a picture; give a path, a Pillow image or u8 or u16 [H, W, 3]")
 
 
-def _warned(found: Picture, name: str) -> Picture:
-    for remark in found.remarks:
-        warnings.warn(f"{name}: {remark}", PictureWarning, stacklevel=4)
-    return found
-
-
 @contextmanager
 def _rows_of(image: Image_ | Rows, max_pixels: int) -> Iterator[Rows]:
     """Rows of a picture; a file that is large is not read whole."""
     if isinstance(image, (str, Path)):
         with rows.opened(image, max_pixels) as found:
-            for remark in found.remarks:
-                warnings.warn(f"{image}: {remark}", PictureWarning, stacklevel=5)
             yield found
     elif isinstance(image, (np.ndarray, Image.Image)) or not hasattr(image, "rows"):
         yield as_picture(image)  # type: ignore[arg-type]
@@ -123,6 +112,8 @@ def compress(
     progress
         Called with (tiles done, tiles in all).
 
+    What reading a picture has to give up is said by a PictureWarning.
+
     Raises
     ------
     InputError, ModelError
@@ -134,6 +125,9 @@ def compress(
     left_out = picture.to_strip(strip)
     with _rows_of(image, max_pixels) as source:
         of = picture.stripped(source.outline, left_out)
+        if source is not image:  # who read the picture himself has its remarks
+            for remark in source.remarks:
+                warnings.warn(f"{image if isinstance(image, (str, Path)) else 'picture'}: {remark}", PictureWarning, 2)
         picture.check_size(of.width, of.height, max_pixels)
         loaded = model if isinstance(model, Model) else load_model(model, device)
         color = Color.GREY if of.is_grey else Color.RGB

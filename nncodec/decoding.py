@@ -22,7 +22,6 @@ from nncodec.config import PASSES, Y_STRIDE
 from nncodec.container import Color, Header
 from nncodec.entropy import Symbols, take
 from nncodec.errors import CorruptError, InputError
-from nncodec.nets.model import quadtree_pass
 from nncodec.nets.transforms import PIXEL_SCALE
 from nncodec.picture import Levels, Picture
 from nncodec.tiling import Rect
@@ -73,15 +72,15 @@ def tile_at(header: Header, number: int) -> Rect:
     return tiling.cell(number, whole.height, whole.width, 1 << header.tile_log2)
 
 
-def reconstruct(model: Model, symbols: Symbols, quality: int, passes: int = PASSES) -> Tensor:
-    """y_hat f32 [1, N, h, w]: residuals plus means, pass by pass; zeros beyond the first `passes`."""
+def reconstruct(model: Model, symbols: Symbols, quality: int) -> Tensor:
+    """y_hat f32 [1, N, h, w]: residuals plus means, pass by pass."""
     device = device_of(model)
     with inference():
         q = quality_of(model, quality)
         gain = model.net.gain(q)
         features = model.net.mean_net.features(torch.from_numpy(symbols.z_hat)[None].float().to(device))
         y_hat = torch.zeros(1, *symbols.r_hat.shape, device=device)
-        for k in range(passes):
+        for k in range(PASSES):
             means = model.net.mean_net.means(features, y_hat, q, k)
             r = torch.from_numpy(take(symbols.r_hat, k))[None].to(device)
             quadtree.put(y_hat, k, means + r / gain)
@@ -259,23 +258,23 @@ def preview(
     """A picture `factor` times smaller, of ceil(width / factor) x ceil(height / factor) pixels.
 
     Pixels are block means of the linear path alone, so g_s, the costliest network, does not run. At 32 only
-    the first of the four coding passes is decoded: it has one latent of each channel in each 32x32 block.
+    the first of the four coding passes is decoded, one latent of each channel in a 32x32 block; the others
+    are what the mean net expects.
     """
     whole = plane(header)
-    side = max(factor, Y_STRIDE)
     color = np.empty((whole.height // factor, whole.width // factor, 3)[: 2 + (header.color is Color.RGB)],
                      f"u{header.bit_depth // 8}")  # fmt: skip
     transparency = np.empty(color.shape[:2], color.dtype) if alpha else None
     for number, tile in enumerate(tiles(header)):
         stream, body = payloads(number)
-        passes = 1 if factor == 32 else PASSES
-        y_hat = reconstruct(model, decode_tile(model, header, number, stream, passes), header.quality, passes)
+        passes = 1 if factor > Y_STRIDE else PASSES
+        y_hat = reconstruct(model, decode_tile(model, header, number, stream, passes), header.quality)
         with inference():
-            y_hat = quadtree_pass(y_hat, 0) if factor == 32 else y_hat
-            where = tiling.inside(tile, whole, factor)
-            color[where] = _levels(_block_means(model, y_hat, side // factor)[0], header)
+            x = _block_means(model, y_hat, max(Y_STRIDE // factor, 1))
+            x = F.avg_pool2d(x, factor // Y_STRIDE) if factor > Y_STRIDE else x
+            color[tiling.inside(tile, whole, factor)] = _levels(x[0], header)
         if transparency is not None and (plane_of := alpha_of(header, number, body)) is not None:
-            transparency[where] = _shrunk(plane_of, tile, factor)
+            transparency[tiling.inside(tile, whole, factor)] = _shrunk(plane_of, tile, factor)
         if progress:
             progress(number + 1, header.tiles)
     height, width = -(-header.height // factor), -(-header.width // factor)

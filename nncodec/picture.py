@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from nncodec import wide
+from nncodec import png, wide
 from nncodec.container import PIXELS_MAX
 from nncodec.errors import CorruptError, InputError
 from nncodec.metadata import EXIF_PREFIX, blocks, orientation_only
@@ -314,6 +314,9 @@ def opened(source: str | Path | bytes, max_pixels: int) -> Iterator[Image.Image]
 
 def load(image: Image.Image, source: str | Path | bytes) -> tuple[wide.Samples | None, tuple[str, ...]]:
     """Load the pixels of an opened image. Returns its 16-bit samples, if it has some that Pillow drops, and remarks."""
+    if image.format == "PNG":
+        with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
+            png.verify(file)
     frames = getattr(image, "n_frames", 1)
     key = wide.transparent(image)
     deep = wide.samples(image, source)
