@@ -173,6 +173,15 @@ def test_alpha_of_the_wrong_size_is_corrupt() -> None:
         picture.decode_alpha(body[:20], 5, 4)
 
 
+def test_save_keeps_everything(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    before = Picture(*(rng.integers(0, 65536, shape).astype(np.uint16) for shape in ((9, 7, 3), (9, 7))), b"icc")
+    before.save(tmp_path / "a.png")
+    after = picture.read(tmp_path / "a.png")
+    assert after.outline == before.outline
+    assert (after.planes() == before.planes()).all()
+
+
 def test_alpha_of_16_bits_is_lossless() -> None:
     alpha = np.random.default_rng(0).integers(0, 65536, (9, 7)).astype(np.uint16)
     assert (picture.decode_alpha(picture.encode_alpha(alpha), 7, 9, 16) == alpha).all()
