@@ -70,6 +70,18 @@ def main(debug: bool) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
+def _parse_crop(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, int, int, int] | None:
+    if text is None:
+        return None
+    try:
+        x, y, width, height = map(int, text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not X,Y,W,H in pixels, such as 100,50,640,480") from None
+    return x, y, width, height
+
+
+_max_pixels = option("--max-pixels", section=PICTURE, metavar="N", type=click.IntRange(1), default=container.PIXELS_MAX,
+                     help=f"Refuse larger pictures. [default: {container.PIXELS_MAX}]")  # fmt: skip
 _force = click.option("-f", "--force", is_flag=True, help="Overwrite files that exist.")
 _device = click.option("--device", help="cpu, cuda, cuda:1, ... [default: CUDA if there is one]")
 _threads = click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: torch's choice]")
@@ -99,6 +111,9 @@ cat photo.png | nncodec compress - > photo.aec""",
 @option(
     "-m", "--model", section=PICTURE, metavar="NAME", help="Installed weights or a .safetensors file. [default: fast]"
 )
+@option("--strip", section=PICTURE, metavar="LIST", default="",
+        help="Leave out icc, exif, xmp (with commas between) or all.")  # fmt: skip
+@_max_pixels
 @option("--verify", section=PICTURE, is_flag=True, help="Decode what was written; print its PSNR.")
 @options.device
 @options.threads
@@ -111,6 +126,8 @@ def compress(
     effort: int,
     model: str | None,
     verify: bool,
+    strip: str,
+    max_pixels: int,
     device: str | None,
     threads: int | None,
 ) -> None:
@@ -129,25 +146,33 @@ def compress(
     if size is None and target_bpp is None and target_psnr is None:
         quality = quality or 50
     plan = _plan(files, jobs.AEC, jobs.PICTURES)
-    from nncodec import codec, picture, rate  # after all that usage errors need: torch takes seconds
+    from nncodec import codec, picture, rate, rows  # after all that usage errors need: torch takes seconds
 
     options.set_threads(threads, files.jobs)
     loaded = codec.load_model(model, device)
 
-    def encode(image: picture.Picture, progress: run.Progress) -> bytes:
+    left_out = picture.to_strip(part.strip().lower() for part in strip.split(",") if part.strip())
+
+    def encode(image: rows.Rows, known: picture.Picture | None, progress: run.Progress) -> bytes:
+        if known is None or (target_psnr is None and size is None and target_bpp is None):
+            return codec.compress(
+                image, quality or 50, loaded, effort=effort, strip=left_out, max_pixels=max_pixels, progress=progress
+            )
         if target_psnr is not None:
-            return rate.to_psnr(image, target_psnr, loaded, effort, progress).data
-        if size is not None or target_bpp is not None:
-            limit = size or int((target_bpp or 0) * image.width * image.height / 8)
-            return rate.to_size(image, limit, loaded, effort, progress).data
-        return codec.compress(image, quality or 50, loaded, effort=effort, progress=progress)
+            return rate.to_psnr(known, target_psnr, loaded, effort, progress).data
+        limit = size or int((target_bpp or 0) * known.width * known.height / 8)
+        return rate.to_size(known, limit, loaded, effort, progress).data
 
     def one(job: Job, file: IO[bytes], progress: run.Progress) -> run.Facts:
-        image = picture.read(_read_stdin() if job.source == jobs.DASH else job.source)
-        data = _named(job.source, lambda: encode(image, progress))
+        with rows.opened(_read_stdin() if job.source == jobs.DASH else job.source, max_pixels) as image:
+            of = picture.stripped(image.outline, left_out)
+            # Several tries and a comparison want the picture whole; otherwise it passes through in bands.
+            whole = verify or quality is None
+            known = rows.gathered(of, [image.rows(0, of.height)]) if whole else None
+            data = _named(job.source, lambda: encode(image, known, progress))
         file.write(data)
-        psnr = _named(job.source, lambda: rate.measured_psnr(file, image, loaded)) if verify else None
-        return run.Facts(image.width, image.height, len(data), psnr)
+        psnr = _named(job.source, lambda: rate.measured_psnr(file, known, loaded)) if verify and known else None
+        return run.Facts(of.width, of.height, len(data), psnr, remarks=tuple(image.remarks))
 
     settings: Settings = {
         "model": loaded.id.hex(),
@@ -156,6 +181,7 @@ def compress(
         "target_size": size,
         "target_bpp": target_bpp,
         "target_psnr": target_psnr,
+        "strip": ",".join(sorted(left_out)) or None,
     }
     _run(files, plan, one, {name: value for name, value in settings.items() if value is not None})
 
@@ -168,11 +194,20 @@ nncodec decompress photo.aec -o photo.webp
 nncodec decompress -r packed/ -o photos/ -j 4     a whole tree, four at a time""",
 )
 @files
-@option("--max-pixels", section=PICTURE, metavar="N", type=click.IntRange(1), default=container.PIXELS_MAX,
-        help=f"Refuse larger pictures. [default: {container.PIXELS_MAX}]")  # fmt: skip
+@option("--crop", section=PICTURE, callback=_parse_crop, metavar="X,Y,W,H", help="Only this part of the picture.")
+@option("--preview", section=PICTURE, is_flag=False, flag_value="8", type=click.Choice(["2", "4", "8", "16", "32"]),
+        help="A picture so many times smaller, in a third of the time. [8 if no number is given]")  # fmt: skip
+@_max_pixels
 @options.device
 @options.threads
-def decompress(files: Files, max_pixels: int, device: str | None, threads: int | None) -> None:
+def decompress(
+    files: Files,
+    crop: tuple[int, int, int, int] | None,
+    preview: str | None,
+    max_pixels: int,
+    device: str | None,
+    threads: int | None,
+) -> None:
     """Decompress .aec files into pictures (.png unless -o says otherwise).
 
     INPUTS are .aec files, patterns such as 'a*.aec', folders (with -r), or - for stdin; folders are
@@ -182,19 +217,25 @@ def decompress(files: Files, max_pixels: int, device: str | None, threads: int |
     from nncodec.batch import jobs, run
 
     plan = _plan(files, ".png", {jobs.AEC})
-    from nncodec import codec, picture  # after all that usage errors need: torch takes seconds
+    from nncodec import codec  # after all that usage errors need: torch takes seconds
 
     options.set_threads(threads, files.jobs)
+    smaller = int(preview) if preview else None
 
     def one(job: Job, file: IO[bytes], progress: run.Progress) -> run.Facts:
         data = _read_bytes(job.source)
-        image = _named(
-            job.source, lambda: codec.decompress(data, device=device, max_pixels=max_pixels, progress=progress)
+        suffix = ".png" if job.target == jobs.DASH else job.target.suffix
+        of = _named(
+            job.source,
+            lambda: codec.decompress_to(
+                file, suffix, data, crop=crop, preview=smaller, device=device, max_pixels=max_pixels, progress=progress
+            ),
         )
-        file.write(picture.encode_file(image, ".png" if job.target == jobs.DASH else job.target.suffix))
-        return run.Facts(image.width, image.height, len(data))
+        header, _ = container.parse_header(data, max_pixels)
+        return run.Facts(of.width, of.height, len(data), pixels=header.width * header.height)
 
-    _run(files, plan, one, {})
+    settings: Settings = {"crop": ",".join(map(str, crop)) if crop else None, "preview": smaller}
+    _run(files, plan, one, {name: value for name, value in settings.items() if value is not None})
 
 
 def _plan(files: Files, suffix: str, wanted: Collection[str]) -> Plan:
@@ -278,7 +319,8 @@ def info(files: tuple[Path, ...], as_json: bool) -> None:
         }
         if as_json:
             return json.dumps(facts)
-        extras = [s["name"] for s in facts["sections"] if not s["name"].startswith("tile")]
+        kinds = dict.fromkeys(s["name"].split()[0] for s in facts["sections"])
+        extras = [name for name in kinds if name != "tile"]
         known = facts["model_name"] or "not installed"
         return "\n".join(
             [

@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
+from typing import IO
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from nncodec import container, picture, quadtree, tiling, weights
-from nncodec.config import PASSES, QUALITIES, Y_STRIDE, Z_MAX
-from nncodec.container import Color, Header, Section, SectionType
+from nncodec import container, decoding, picture, quadtree, rows, tiling, weights
+from nncodec.config import QUALITIES, Y_STRIDE, Z_MAX
+from nncodec.container import Color, Entry, Header, Section, SectionType
+from nncodec.decoding import WINDOW, Payloads, Progress, decode_symbols, device_of, inference, quality_of, tiles
 from nncodec.effort import DEFAULT, LEVELS, prices, rounded
-from nncodec.entropy import Indices, Integers, Symbols, take
-from nncodec.errors import CorruptError, InputError
+from nncodec.entropy import Indices, Integers, Symbols
+from nncodec.errors import InputError, PictureWarning
 from nncodec.nets.model import quadtree_pass
-from nncodec.picture import Levels, Picture
+from nncodec.picture import Levels, Outline, Picture
 from nncodec.rangecoder import RESIDUAL_MAX
+from nncodec.rows import Rows
 from nncodec.tiling import Rect
 from nncodec.weights import Model
 
-WINDOW = 2048
-"""Pixels a side of what g_s sees at once, without halo. Bounds memory, not the result."""
+__all__ = ["analyze", "as_picture", "compress", "decode_symbols", "decompress", "decompress_to", "encode_tile",
+           "load_model", "tiles"]  # fmt: skip
 
 GPU_TILES = 16
 """Tiles that share their passes on a GPU. One of 1024 pixels a side has 5 MB of latents; the nets hold some such."""
 
 Image_ = Image.Image | Picture | Levels | str | Path
-Progress = Callable[[int, int], None]
+Crop = tuple[int, int, int, int]
+"""x, y, width, height in pixels."""
 
 
 _loading = Lock()  # threads that ask for one model at once wait for one load
@@ -52,40 +56,42 @@ def load_model(name: str | None = None, device: str | None = None, model_id: byt
 
 
 def as_picture(image: Image_) -> Picture:
-    """A Picture of whatever the caller has: file, Pillow image, u8 array [H, W] or [H, W, 3 or 4]."""
+    """A Picture of whatever the caller has: file, Pillow image, u8 or u16 array [H, W] or [H, W, 3 or 4]."""
     if isinstance(image, Picture):
         return image
     if isinstance(image, (str, Path)):
         return picture.read(image)
     if isinstance(image, Image.Image):
         return picture.from_pil(image)
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
+    if isinstance(image, np.ndarray) and image.dtype in (np.uint8, np.uint16) and image.size:
         if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3):
             return Picture(image)
         if image.ndim == 3 and image.shape[2] == 4:
             return Picture(image[..., :3], image[..., 3])
     what = f"array {image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-    raise InputError(f"{what} is not a picture; give a path, a Pillow image or u8 [H, W, 3]")
+    raise InputError(f"{what} is not a picture; give a path, a Pillow image or u8 or u16 [H, W, 3]")
 
 
 @contextmanager
-def _inference(device: torch.device) -> Iterator[None]:
-    """No autograd, and no TF32: pixels must agree between devices to one level."""
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        previous = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(previous)
+def _rows_of(image: Image_ | Rows, max_pixels: int) -> Iterator[Rows]:
+    """Rows of a picture; a file that is large is not read whole."""
+    if isinstance(image, (str, Path)):
+        with rows.opened(image, max_pixels) as found:
+            yield found
+    elif isinstance(image, (np.ndarray, Image.Image)) or not hasattr(image, "rows"):
+        yield as_picture(image)  # type: ignore[arg-type]
+    else:
+        yield image
 
 
 def compress(
-    image: Image_,
+    image: Image_ | Rows,
     quality: int = 50,
     model: str | Model | None = None,
     *,
     effort: int = DEFAULT,
+    strip: Iterable[str] = (),
+    max_pixels: int = container.PIXELS_MAX,
     device: str | None = None,
     tile_log2: int = 10,
     progress: Progress | None = None,
@@ -95,19 +101,26 @@ def compress(
     Parameters
     ----------
     image
-        Path, Pillow image, Picture or u8 array [H, W], [H, W, 3] or [H, W, 4].
+        Path, Pillow image, Picture, u8 or u16 array [H, W], [H, W, 3] or [H, W, 4], or `rows.Rows`.
+        Large PNG and PNM files are read in bands.
     quality
         1 (smallest) to 100.
     model
         Name or path of weights, or a loaded Model; default the shipped 'fast'.
     effort
         0 rounds, 1 (default) weighs bits against error; see `nncodec.effort`.
+    strip
+        What is not kept: 'icc', 'exif', 'xmp' or 'all'. An orientation that turns the picture stays.
+    max_pixels
+        Larger pictures are refused: a decoder would refuse them, too.
     device
         'cpu', 'cuda', ...; default CUDA if there is one.
     tile_log2
         Tiles are ``1 << tile_log2`` pixels a side.
     progress
         Called with (tiles done, tiles in all).
+
+    What reading a picture has to give up is said by a PictureWarning.
 
     Raises
     ------
@@ -117,44 +130,56 @@ def compress(
         raise InputError(f"quality is {quality!r}; it must be a whole number from 1 to {QUALITIES}")
     if effort not in LEVELS:
         raise InputError(f"effort is {effort!r}; the levels are {', '.join(map(str, LEVELS))}")
-    source = as_picture(image)
-    loaded = model if isinstance(model, Model) else load_model(model, device)
-    header = Header(
-        source.width,
-        source.height,
-        quality,
-        loaded.id,
-        Color.GREY if source.is_grey else Color.RGB,
-        tile_log2=tile_log2,
-    )
-    sections = [
-        Section(kind, container.deflate(block))
-        for kind, block in (
-            (SectionType.ICC, source.icc),
-            (SectionType.EXIF, source.exif),
-            (SectionType.XMP, source.xmp),
-        )
-        if block
-    ]
-    if source.alpha is not None:
-        sections.append(Section(SectionType.ALPHA, picture.encode_alpha(source.alpha)))
-    price = prices(loaded.entropy.tables).to(_device(loaded)) if effort else None
-    done = 0
-    for run in tiling.runs(tiles(header), tiles_at_once(loaded)):
-        y = torch.cat([analyze(loaded, source.color, tile, quality) for tile in run])
-        sections += [Section(SectionType.TILE, stream) for stream, _ in encode_tiles(loaded, y, quality, price)]
+    left_out = picture.to_strip(strip)
+    with _rows_of(image, max_pixels) as source:
+        of = picture.stripped(source.outline, left_out)
+        if source is not image:  # who read the picture himself has its remarks
+            for remark in source.remarks:
+                warnings.warn(f"{image if isinstance(image, (str, Path)) else 'picture'}: {remark}", PictureWarning, 2)
+        picture.check_size(of.width, of.height, max_pixels)
+        loaded = model if isinstance(model, Model) else load_model(model, device)
+        color = Color.GREY if of.is_grey else Color.RGB
+        header = Header(of.width, of.height, quality, loaded.id, color, of.bit_depth, tile_log2)
+        blocks = ((SectionType.ICC, of.icc), (SectionType.EXIF, of.exif), (SectionType.XMP, of.xmp))
+        try:
+            sections = [Section(kind, container.deflate(block)) for kind, block in blocks if block]
+            sections += _encode(loaded, header, source, effort, progress)
+            return container.pack(header, sections)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+
+
+def _encode(model: Model, header: Header, source: Rows, effort: int, progress: Progress | None) -> Iterator[Section]:
+    """Sections of every tile, in file order; the picture is read one row of tiles at a time."""
+    price = prices(model.entropy.tables).to(device_of(model)) if effort else None
+    whole, halo = decoding.plane(header), model.config.analysis_halo
+    band, top, done = source.rows(0, 1), 0, 0
+
+    def latents(tile: Rect) -> Tensor:
+        window = tiling.with_halo(tile, halo, whole.height, whole.width)
+        levels = _window(band.color, Rect(window.top - top, window.left, window.bottom - top, window.right))
+        return _analyze(model, levels, tile, window, header.quality)
+
+    for run in tiling.runs(tiles(header), tiles_at_once(model)):
+        if run[0].left == 0:
+            top = max(run[0].top - halo, 0)
+            band = source.rows(top, min(run[0].bottom + halo, header.height))
+        y = torch.cat([latents(tile) for tile in run])
+        for tile, (stream, _) in zip(run, encode_tiles(model, y, header.quality, price, band.is_grey), strict=True):
+            yield Section(SectionType.TILE, stream)
+            if band.alpha is not None:
+                part = band.alpha[tile.top - top : tile.bottom - top, tile.left : tile.right]
+                yield Section(SectionType.ALPHA, picture.encode_alpha(part))
         done += len(run)
         if progress:
             progress(done, header.tiles)
-    try:
-        return container.pack(header, sections)
-    except ValueError as error:
-        raise InputError(str(error)) from None
 
 
 def decompress(
     data: bytes,
     *,
+    crop: Crop | None = None,
+    preview: int | None = None,
     model: Model | None = None,
     device: str | None = None,
     window: int = WINDOW,
@@ -163,57 +188,138 @@ def decompress(
 ) -> Picture:
     """Decode the bytes of an .aec file.
 
-    Every CRC is checked before the entropy coder sees a byte. `model` overrides the installed weights
-    that the file names; `window` bounds memory and does not change the result beyond float rounding.
+    Parameters
+    ----------
+    data
+        The whole file. Every CRC is checked before the entropy coder sees a byte; with `crop` only those of
+        the tiles that are used.
+    crop
+        (x, y, width, height): only this part, from the tiles it needs; the same pixels as in the whole.
+    preview
+        2, 4, 8, 16 or 32: a picture so many times smaller, at a fraction of the time.
+    model
+        Overrides the installed weights that the file names.
+    window
+        Pixels a side that are synthesized at once, a multiple of 16. Bounds memory; does not change the result
+        beyond float rounding.
+    max_pixels
+        Larger pictures are refused.
 
     Raises
     ------
-    FormatError, ModelError
+    FormatError, ModelError; InputError for a crop that is not inside the picture
     """
-    header, sections = container.parse(data, max_pixels)
-    if model is None:
-        model = load_model(device=device, model_id=header.model_id)
-    elif model.id != header.model_id:
-        raise InputError(f"the file needs model {header.model_id.hex()}, not {model.name} ({model.id.hex()})")
-    blocks = {s.type: s.payload for s in sections if s.type is not SectionType.TILE}
-    streams = [s.payload for s in sections if s.type is SectionType.TILE]
-    y_hat = decode_latents(model, header, streams, progress)
-    color = synthesize(model, y_hat, header, window)
-    alpha = blocks.get(SectionType.ALPHA)
-    return Picture(
-        color,
-        None if alpha is None else picture.decode_alpha(alpha, header.width, header.height),
-        *(
-            container.inflate(blocks[kind], kind.name.lower()) if kind in blocks else None
-            for kind in (SectionType.ICC, SectionType.EXIF, SectionType.XMP)
-        ),
-    )
+    job = _Job(data, crop, preview, model, device, window, max_pixels, progress)
+    return rows.gathered(job.outline, job.bands())
 
 
-def tiles(header: Header) -> list[Rect]:
-    """Tiles of the padded plane, in file order."""
-    plane = tiling.padded(header.height), tiling.padded(header.width)
-    return list(tiling.grid(*plane, 1 << header.tile_log2))
+def decompress_to(
+    file: IO[bytes],
+    suffix: str,
+    data: bytes,
+    *,
+    crop: Crop | None = None,
+    preview: int | None = None,
+    model: Model | None = None,
+    device: str | None = None,
+    window: int = WINDOW,
+    max_pixels: int = container.PIXELS_MAX,
+    progress: Progress | None = None,
+) -> Outline:
+    """`decompress` into an open image file of the format that `suffix` ('.png') names; returns what was written.
+
+    PNG and PNM are written as the rows are decoded, so that memory grows with the picture's width, not its
+    height. `file` need not be seekable.
+    """
+    picture.file_kind(suffix)
+    job = _Job(data, crop, preview, model, device, window, max_pixels, progress)
+    rows.save(file, suffix, job.outline, job.bands())
+    return job.outline
 
 
 def tiles_at_once(model: Model) -> int:
     """How many tiles of one size go through the networks together: one on a CPU, which one keeps busy."""
-    return 1 if _device(model).type == "cpu" else GPU_TILES
+    return 1 if device_of(model).type == "cpu" else GPU_TILES
 
 
-def _device(model: Model) -> torch.device:
-    return next(model.net.parameters()).device
+class _Job:
+    """One decompression: everything is checked on construction, the networks run in `bands`."""
+
+    def __init__(
+        self,
+        data: bytes,
+        crop: Crop | None,
+        preview: int | None,
+        model: Model | None,
+        device: str | None,
+        window: int,
+        max_pixels: int,
+        progress: Progress | None,
+    ) -> None:
+        self.header, self._entries = container.parse_header(data, max_pixels)
+        self._data, self._preview, self._window, self._progress = data, preview, window, progress
+        header = self.header
+        if crop is not None and preview is not None:
+            raise InputError("crop and preview exclude each other; crop the preview")
+        self._crop = None if crop is None else _inside(crop, header)
+        if model is not None and model.id != header.model_id:
+            raise InputError(f"the file needs model {header.model_id.hex()}, not {model.name} ({model.id.hex()})")
+        for i, entry in enumerate(self._entries):
+            if crop is None or entry.type not in (SectionType.TILE, SectionType.ALPHA):
+                container.payload(data, self._entries, i)
+        self._tiles = [i for i, entry in enumerate(self._entries) if entry.type is SectionType.TILE]
+        self._alpha = any(entry.type is SectionType.ALPHA for entry in self._entries)
+        self.outline = self._outline()
+        self._model = load_model(device=device, model_id=header.model_id) if model is None else model
+
+    def _outline(self) -> Outline:
+        header, size = self.header, (self.header.width, self.header.height)
+        if self._crop is not None:
+            size = self._crop.width, self._crop.height
+        elif self._preview is not None:
+            decoding.check_preview(self._preview)
+            size = -(-header.width // self._preview), -(-header.height // self._preview)
+        block = {e.type: self._block(i, e) for i, e in enumerate(self._entries) if e.type < SectionType.TILE}
+        kinds = (SectionType.ICC, SectionType.EXIF, SectionType.XMP)
+        grey = header.color is Color.GREY
+        return Outline(*size, grey, self._alpha, header.bit_depth, *(block.get(kind) for kind in kinds))
+
+    def _block(self, index: int, entry: Entry) -> bytes:
+        return container.inflate(container.payload(self._data, self._entries, index), entry.type.name.lower())
+
+    def bands(self) -> Iterator[Picture]:
+        payloads: Payloads = self._payloads
+        if self._preview is not None:
+            yield decoding.preview(
+                self._model, self.header, payloads, self._preview, alpha=self._alpha, progress=self._progress
+            )
+            return
+        yield from decoding.bands(
+            self._model, self.header, payloads, alpha=self._alpha, crop=self._crop, window=self._window,
+            progress=self._progress,
+        )  # fmt: skip
+
+    def _payloads(self, number: int) -> tuple[bytes, bytes | None]:
+        index = self._tiles[number]
+        alpha = container.payload(self._data, self._entries, index + 1) if self._alpha else None
+        return container.payload(self._data, self._entries, index), alpha
 
 
-def _quality(model: Model, quality: int) -> Tensor:
-    return torch.full((1,), float(quality), device=_device(model))
+def _inside(crop: Crop, header: Header) -> Rect:
+    x, y, width, height = crop
+    if x < 0 or y < 0 or width < 1 or height < 1 or x + width > header.width or y + height > header.height:
+        raise InputError(
+            f"crop {width}x{height} at {x},{y} is not inside the picture of {header.width}x{header.height}; "
+            "give x,y,width,height"
+        )
+    return Rect(y, x, y + height, x + width)
 
 
-def _window(color: Levels, rect: Rect) -> NDArray[np.uint8]:
-    """u8 [h, w, 3] of the padded plane: beyond the picture its last row and column repeat."""
-    rows = np.minimum(np.arange(rect.top, rect.bottom), color.shape[0] - 1)
-    columns = np.minimum(np.arange(rect.left, rect.right), color.shape[1] - 1)
-    part = color[rows][:, columns]
+def _window(color: Levels, rect: Rect) -> Levels:
+    """Levels [h, w, 3] of the padded plane: beyond the picture its last row and column repeat."""
+    down = np.minimum(np.arange(rect.top, rect.bottom), color.shape[0] - 1)
+    across = np.minimum(np.arange(rect.left, rect.right), color.shape[1] - 1)
+    part = color[down][:, across]
     return part if part.ndim == 3 else np.repeat(part[..., None], 3, axis=2)
 
 
@@ -221,28 +327,38 @@ def analyze(model: Model, color: Levels, tile: Rect, quality: int) -> Tensor:
     """Latents y f32 [1, N, h/16, w/16] of one tile, as the full frame would give them."""
     plane = tiling.padded(color.shape[0]), tiling.padded(color.shape[1])
     window = tiling.with_halo(tile, model.config.analysis_halo, *plane)
-    device = _device(model)
-    with _inference(device):
-        x = torch.from_numpy(_window(color, window)).to(device)
-        x = (x.permute(2, 0, 1)[None].float() / 255.0).contiguous(memory_format=torch.channels_last)
-        y: Tensor = model.net.g_a(x, _quality(model, quality))
-        rows, columns = tiling.inside(tile, window, Y_STRIDE)
-        return y[:, :, rows, columns]
+    return _analyze(model, _window(color, window), tile, window, quality)
 
 
-def encode_tile(model: Model, y: Tensor, quality: int, price: Tensor | None = None) -> tuple[bytes, Symbols]:
+def _analyze(model: Model, levels: Levels, tile: Rect, window: Rect, quality: int) -> Tensor:
+    device = device_of(model)
+    peak = np.iinfo(levels.dtype).max
+    with inference():
+        x = torch.from_numpy(levels if peak == 255 else levels.astype(np.float32)).to(device)
+        x = (x.permute(2, 0, 1)[None].float() / float(peak)).contiguous(memory_format=torch.channels_last)
+        y: Tensor = model.net.g_a(x, quality_of(model, quality))
+        down, across = tiling.inside(tile, window, Y_STRIDE)
+        return y[:, :, down, across]
+
+
+def encode_tile(
+    model: Model, y: Tensor, quality: int, price: Tensor | None = None, grey: bool = False
+) -> tuple[bytes, Symbols]:
     """Range-coded stream and symbols of one tile's latents y [1, N, h, w]; see `encode_tiles`."""
-    return encode_tiles(model, y, quality, price)[0]
+    return encode_tiles(model, y, quality, price, grey)[0]
 
 
-def encode_tiles(model: Model, y: Tensor, quality: int, price: Tensor | None = None) -> list[tuple[bytes, Symbols]]:
+def encode_tiles(
+    model: Model, y: Tensor, quality: int, price: Tensor | None = None, grey: bool = False
+) -> list[tuple[bytes, Symbols]]:
     """Range-coded stream and symbols of each tile, for the latents y [B, N, h, w] of tiles of one size.
 
-    With `price` (`effort.prices`) bits are weighed against error; without, residuals are rounded.
+    With `price` (`effort.prices`) bits are weighed against error; without, residuals are rounded. The chroma
+    channels of a `grey` picture are not coded.
     """
-    device = _device(model)
-    with _inference(device):
-        q = _quality(model, quality)
+    device = device_of(model)
+    with inference():
+        q = quality_of(model, quality)
         z = model.net.h_a(y, q).round().clamp(-Z_MAX, Z_MAX)
         z_hat = z.to("cpu", torch.int32).numpy()
         z_hat[:, model.entropy.z_index(quality, *z_hat.shape[2:]) == 0] = 0
@@ -261,74 +377,4 @@ def encode_tiles(model: Model, y: Tensor, quality: int, price: Tensor | None = N
             quadtree.put(context, k, means + r / gain)
             return r.to("cpu", torch.int32).numpy()
 
-        return model.entropy.encode(z_hat, quality, choose)
-
-
-def reconstruct(model: Model, symbols: Sequence[Symbols], quality: int) -> Tensor:
-    """y_hat f32 [B, N, h, w] of tiles of one size: residuals plus means, pass by pass."""
-    device = _device(model)
-    with _inference(device):
-        q = _quality(model, quality)
-        gain = model.net.gain(q)
-        z_hat = torch.from_numpy(np.stack([tile.z_hat for tile in symbols]))
-        features = model.net.mean_net.features(z_hat.float().to(device))
-        y_hat = torch.zeros(len(symbols), *symbols[0].r_hat.shape, device=device)
-        for k in range(PASSES):
-            means = model.net.mean_net.means(features, y_hat, q, k)
-            r = torch.from_numpy(np.stack([take(tile.r_hat, k) for tile in symbols])).to(device)
-            quadtree.put(y_hat, k, means + r / gain)
-        return y_hat
-
-
-def decode_symbols(model: Model, header: Header, streams: list[bytes]) -> Iterator[tuple[Rect, Symbols]]:
-    """Symbols of every tile, in file order. Exact: the same on every machine. Raises CorruptError."""
-    for number, (tile, stream) in enumerate(zip(tiles(header), streams, strict=True)):
-        try:
-            yield tile, model.entropy.decode(stream, header.quality, tile.height // Y_STRIDE, tile.width // Y_STRIDE)
-        except CorruptError as error:
-            raise CorruptError(f"tile {number}: {error}") from None
-
-
-def decode_latents(model: Model, header: Header, streams: list[bytes], progress: Progress | None = None) -> Tensor:
-    """y_hat f32 [1, N, H/16, W/16] of the padded plane."""
-    plane = Rect(0, 0, tiling.padded(header.height), tiling.padded(header.width))
-    shape = (1, model.config.y_channels, plane.height // Y_STRIDE, plane.width // Y_STRIDE)
-    y_hat = torch.zeros(shape, device=_device(model)).contiguous(memory_format=torch.channels_last)
-    decoded = decode_symbols(model, header, streams)
-    done = 0
-    for run in tiling.runs(tiles(header), tiles_at_once(model)):
-        symbols = [next(decoded)[1] for _ in run]
-        for tile, y_tile in zip(run, reconstruct(model, symbols, header.quality), strict=True):
-            rows, columns = tiling.inside(tile, plane, Y_STRIDE)
-            y_hat[0, :, rows, columns] = y_tile
-        done += len(run)
-        if progress:
-            progress(done, header.tiles)
-    return y_hat
-
-
-def synthesize(model: Model, y_hat: Tensor, header: Header, window: int = WINDOW) -> Levels:
-    """u8 picture [H, W, 3] (or [H, W] grey) of y_hat, window by window, without seams.
-
-    `window` is a multiple of Y_STRIDE.
-    """
-    if window < Y_STRIDE or window % Y_STRIDE:
-        raise InputError(f"window is {window}; it must be a positive multiple of {Y_STRIDE}")
-    plane = Rect(0, 0, tiling.padded(header.height), tiling.padded(header.width))
-    grey = header.color is Color.GREY
-    out = np.empty((header.height, header.width) + (() if grey else (3,)), np.uint8)
-    device = _device(model)
-    for core in tiling.grid(plane.height, plane.width, window):
-        if core.top >= header.height or core.left >= header.width:
-            continue
-        outer = tiling.with_halo(core, model.config.synthesis_halo, plane.height, plane.width)
-        with _inference(device):
-            rows, columns = tiling.inside(outer, plane, Y_STRIDE)
-            x_hat = model.net.g_s(y_hat[:, :, rows, columns], _quality(model, header.quality))
-            rows, columns = tiling.inside(core, outer)
-            x = x_hat[0, :, rows, columns]
-            x = x.mean(0) if grey else x.permute(1, 2, 0)
-            levels = (x * 255.0).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
-        bottom, right = min(core.bottom, header.height), min(core.right, header.width)
-        out[core.top : bottom, core.left : right] = levels[: bottom - core.top, : right - core.left]
-    return out
+        return model.entropy.encode(z_hat, quality, choose, grey)

@@ -24,6 +24,9 @@ TILE_LOG2_MIN, TILE_LOG2_MAX = 6, 12
 METADATA_MAX = 1 << 24
 """Largest ICC, EXIF or XMP block after decompression, in bytes."""
 
+BIT_DEPTHS = (8, 16)
+SECTIONS_MAX = (1 << 16) - 1
+
 _HEADER = struct.Struct("<6sBBBBBII8sH")
 _ENTRY = struct.Struct("<BII")
 _CRC = struct.Struct("<I")
@@ -37,20 +40,20 @@ class Color(IntEnum):
 
 
 class SectionType(IntEnum):
-    """Kinds of section, in the order in which they stand in a file."""
+    """Kinds of section. ICC, EXIF, XMP come first; then every TILE, followed by its ALPHA if there is alpha."""
 
     ICC = 1
     EXIF = 2
     XMP = 3
-    ALPHA = 4
     TILE = 16
+    ALPHA = 17
 
 
 @dataclass(frozen=True)
 class Header:
     """What a decoder must know before the first section.
 
-    `model_id` is 8 bytes; `bit_depth` is 8; a tile is ``1 << tile_log2`` pixels wide and high.
+    `model_id` is 8 bytes; `bit_depth` is 8 or 16; a tile is ``1 << tile_log2`` pixels wide and high.
     """
 
     width: int
@@ -86,6 +89,8 @@ class Entry:
 
 def pack(header: Header, sections: list[Section]) -> bytes:
     """Serialize; `sections` are in file order. Raises ValueError when they break the format."""
+    if len(sections) > SECTIONS_MAX:
+        raise ValueError(f"{len(sections)} sections are more than {SECTIONS_MAX}; use larger tiles")
     head = _HEADER.pack(
         MAGIC,
         VERSION,
@@ -129,7 +134,7 @@ def parse_header(data: bytes, pixels_max: int = PIXELS_MAX) -> tuple[Header, lis
     found = zlib.crc32(data[:end])
     if stated != found:
         raise CorruptError(f"header: crc {found:08x} does not match {stated:08x}; the file is damaged")
-    if color not in tuple(Color) or depth != 8:
+    if color not in tuple(Color) or depth not in BIT_DEPTHS:
         raise UnsupportedError(f"color {color} with {depth} bits a sample is not known to this build; update nncodec")
     if not 1 <= quality <= QUALITIES:
         raise CorruptError(f"header: quality {quality} is not in 1..{QUALITIES}")
@@ -153,27 +158,37 @@ def _parse_table(data: bytes, header: Header, count: int) -> list[Entry]:
         if kind not in tuple(SectionType):
             raise UnsupportedError(f"section {i}: type {kind} is not known to this build; update nncodec")
         previous = entries[-1].type if entries else 0
-        if kind < previous or (kind == previous and kind != SectionType.TILE):
+        if not _may_follow(kind, previous):
             raise CorruptError(f"section {i}: type {kind} follows type {previous}; sections are out of order")
         entries.append(Entry(SectionType(kind), offset, length, crc))
         offset += length
-    tiles = sum(e.type is SectionType.TILE for e in entries)
+    tiles, alphas = (sum(e.type is kind for e in entries) for kind in (SectionType.TILE, SectionType.ALPHA))
     if tiles != header.tiles:
         raise CorruptError(
             f"section table: {tiles} tiles where a {header.width}x{header.height} picture has {header.tiles}"
         )
+    if alphas not in (0, tiles):
+        raise CorruptError(f"section table: {alphas} of {tiles} tiles have alpha; all or none must")
     if offset != len(data):
         kind_of_damage = "truncated" if offset > len(data) else "followed by other bytes"
         raise CorruptError(f"sections end at byte {offset}, the file at {len(data)}; it is {kind_of_damage}")
     return entries
 
 
+def _may_follow(kind: int, previous: int) -> bool:
+    if kind == SectionType.ALPHA:
+        return previous == SectionType.TILE
+    if kind == SectionType.TILE:
+        return True
+    return kind > previous
+
+
 def section_name(entries: list[Entry], index: int) -> str:
-    """How messages call a section: 'tile 3', 'icc'."""
-    entry = entries[index]
-    if entry.type is not SectionType.TILE:
-        return entry.type.name.lower()
-    return f"tile {sum(e.type is SectionType.TILE for e in entries[:index])}"
+    """How messages call a section: 'tile 3', 'alpha 3', 'icc'."""
+    kind = entries[index].type
+    if kind not in (SectionType.TILE, SectionType.ALPHA):
+        return kind.name.lower()
+    return f"{kind.name.lower()} {sum(e.type is kind for e in entries[:index])}"
 
 
 def payload(data: bytes, entries: list[Entry], index: int) -> bytes:

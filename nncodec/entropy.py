@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,28 +34,35 @@ class Symbols(NamedTuple):
 
 @dataclass(frozen=True)
 class EntropyModel:
-    """The integer scale net and the tables it points into."""
+    """The integer scale net and the tables it points into.
+
+    `chroma` bool [N] names the channels that a grey picture does not code; see `chroma_channels`.
+    """
 
     scale_net: IntScaleNet
     tables: Tables
     coding: CodingTables
+    chroma: NDArray[np.bool_] | None = None
 
     def z_index(self, quality: int, height: int, width: int) -> Indices:
         """Scale indices uint8 [Cz, height, width] of z."""
         rows = self.scale_net.z_index[quality - 1].numpy()
         return np.broadcast_to(rows[:, None, None], (len(rows), height, width))
 
-    def passes(self, z_hat: Integers, quality: int) -> Generator[Indices, Integers, Integers]:
+    def passes(self, z_hat: Integers, quality: int, grey: bool = False) -> Generator[Indices, Integers, Integers]:
         """Yield the scale indices [N, h/2, w/2] of each pass; take its residuals by `send`.
 
-        Returns r_hat [N, h, w].
+        Returns r_hat [N, h, w]. In a `grey` picture the indices of chroma channels are 0.
         """
         features = self.scale_net.features(torch.from_numpy(z_hat), quality)
         table = magnitude_table()
         magnitudes = torch.zeros(self.scale_net.channels, *features.shape[1:])
         r_hat = np.zeros(tuple(magnitudes.shape), np.int32)
         for k in range(PASSES):
-            residuals = yield self.scale_net.index(features, magnitudes, quality, k).numpy()
+            index = self.scale_net.index(features, magnitudes, quality, k).numpy()
+            if grey and self.chroma is not None:
+                index[self.chroma] = 0
+            residuals = yield index
             quadtree.put(r_hat, k, residuals)
             if k < PASSES - 1:
                 seen = table[torch.from_numpy(np.minimum(np.abs(residuals), MAGNITUDE_MAX))]
@@ -63,7 +70,7 @@ class EntropyModel:
         return r_hat
 
     def encode(
-        self, z_hat: Integers, quality: int, choose: Callable[[int, Indices], Integers]
+        self, z_hat: Integers, quality: int, choose: Callable[[int, Indices], Integers], grey: bool = False
     ) -> list[tuple[bytes, Symbols]]:
         """Code tiles of one size, z_hat int32 [B, Cz, h/4, w/4], each into a stream of its own.
 
@@ -71,7 +78,7 @@ class EntropyModel:
         pass k, zero where index (uint8, same shape) is 0.
         """
         coders = [ResidualEncoder(self.coding) for _ in z_hat]
-        tiles = [self.passes(tile, quality) for tile in z_hat]
+        tiles = [self.passes(tile, quality, grey) for tile in z_hat]
         for coder, tile_z in zip(coders, z_hat, strict=True):
             coder.put(tile_z, self.z_index(quality, *tile_z.shape[1:]))
         index = [next(tile) for tile in tiles]
@@ -84,17 +91,35 @@ class EntropyModel:
         r_hat = [_returned(tile, last) for tile, last in zip(tiles, residuals, strict=True)]
         return [(coder.bytes(), Symbols(*tile)) for coder, *tile in zip(coders, z_hat, r_hat, strict=True)]
 
-    def decode(self, data: bytes, quality: int, height: int, width: int) -> Symbols:
-        """Inverse of `encode` for a tile of y of height x width positions. Raises CorruptError."""
+    def decode(
+        self, data: bytes, quality: int, height: int, width: int, passes: int = PASSES, grey: bool = False
+    ) -> Symbols:
+        """Inverse of `encode` for a tile of y of height x width positions. Raises CorruptError.
+
+        With fewer `passes` what the others code stays zero, and the rest of `data` is not looked at.
+        """
         coder = ResidualDecoder(self.coding, data)
         z_hat = coder.get(self.z_index(quality, height // 4, width // 4))
         if np.abs(z_hat).max(initial=0) > Z_MAX:
             raise CorruptError(f"z_hat reaches {np.abs(z_hat).max()}, over {Z_MAX}; the stream is invalid")
-        r_hat = self._drive(z_hat, quality, lambda _, index: coder.get(index), lambda *_: None)
+        if passes < PASSES:
+            return Symbols(z_hat, self._first_passes(z_hat, quality, grey, coder, passes))
+        r_hat = self._drive(z_hat, quality, grey, lambda _, index: coder.get(index), lambda *_: None)
         coder.finish()
         return Symbols(z_hat, r_hat)
 
-    def estimate(self, symbols: Symbols, quality: int) -> float:
+    def _first_passes(self, z_hat: Integers, quality: int, grey: bool, coder: ResidualDecoder, count: int) -> Integers:
+        r_hat = np.zeros((self.scale_net.channels, 4 * z_hat.shape[1], 4 * z_hat.shape[2]), np.int32)
+        generator = self.passes(z_hat, quality, grey)
+        index = next(generator)
+        for k in range(count):
+            residuals = coder.get(index)
+            quadtree.put(r_hat, k, residuals)
+            if k + 1 < count:
+                index = generator.send(residuals)
+        return r_hat
+
+    def estimate(self, symbols: Symbols, quality: int, grey: bool = False) -> float:
         """Bits that the tables say the symbols cost, without running the range coder."""
         total = freqs.bits(self.tables, symbols.z_hat, self.z_index(quality, *symbols.z_hat.shape[1:]))
 
@@ -102,18 +127,19 @@ class EntropyModel:
             nonlocal total
             total += freqs.bits(self.tables, residuals, index)
 
-        self._drive(symbols.z_hat, quality, lambda k, _: take(symbols.r_hat, k), add)
+        self._drive(symbols.z_hat, quality, grey, lambda k, _: take(symbols.r_hat, k), add)
         return total
 
     def _drive(
         self,
         z_hat: Integers,
         quality: int,
+        grey: bool,
         choose: Callable[[int, Indices], Integers],
         see: Callable[[Integers, Indices], None],
     ) -> Integers:
         """Run the passes: `choose` residuals, let `see` have them, feed them back."""
-        passes = self.passes(z_hat, quality)
+        passes = self.passes(z_hat, quality, grey)
         index = next(passes)
         for k in range(PASSES):
             residuals = choose(k, index)
@@ -139,3 +165,13 @@ def take(x: Integers, pass_index: int) -> Integers:
     """What one pass codes of x [N, H, W], as [N, H/2, W/2]."""
     groups = [quadtree.group_slice(x, pass_index, group) for group in range(GROUPS)]
     return np.concatenate(groups)
+
+
+def chroma_channels(linear: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+    """Channels of y whose part in the linear path of g_s [768, N] is to at least 90 % color, not grey: bool [N].
+
+    In integers, as it decides what is coded: of sums that float rounding could turn nothing may depend.
+    """
+    w = np.rint(linear.astype(np.float64) * 65536).astype(np.int64).reshape(3, 256, -1)
+    grey, total = np.square(w.sum(0)).sum(0), np.square(w).sum((0, 1))
+    return np.asarray(10 * grey < 3 * total)

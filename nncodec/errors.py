@@ -10,6 +10,8 @@ NncodecError
 '- ModelError             weights
    |- ModelNotFoundError    no installed weights of that name or id
    '- ModelMismatchError    a weights file that is damaged or does not fit
+
+PictureWarning (a UserWarning) says what of a picture cannot be kept.
 """
 
 
@@ -51,3 +53,7 @@ class ModelNotFoundError(ModelError):
 
 class ModelMismatchError(ModelError):
     """A weights file is damaged or does not fit its own description."""
+
+
+class PictureWarning(UserWarning):
+    """Something of a picture cannot be kept: frames but the first, a CMYK picture's inks."""

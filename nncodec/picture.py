@@ -7,18 +7,48 @@ an orientation tag is neither lost nor applied twice.
 from __future__ import annotations
 
 import io
+import struct
+import threading
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
+from nncodec import atomic, png, wide
+from nncodec.container import PIXELS_MAX
 from nncodec.errors import CorruptError, InputError
+from nncodec.metadata import EXIF_PREFIX, blocks, orientation_only
+from nncodec.png import PngWriter
 
-Levels = NDArray[np.uint8]
+Levels = NDArray[Any]
+
+BLOCKS = ("icc", "exif", "xmp")
+"""What a picture may carry besides its pixels."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """Everything of a picture but its pixels."""
+
+    width: int
+    height: int
+    is_grey: bool
+    has_alpha: bool
+    bit_depth: int
+    icc: bytes | None = None
+    exif: bytes | None = None
+    xmp: bytes | None = None
+
+    @property
+    def channels(self) -> int:
+        """Samples a pixel, alpha included."""
+        return (1 if self.is_grey else 3) + self.has_alpha
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +56,13 @@ class Picture:
     """Decoded pixels and what came with them.
 
     color
-        u8 [H, W, 3] RGB, or u8 [H, W] grey.
+        [H, W, 3] RGB or [H, W] grey; u8, or u16 for 16 bits a sample.
     alpha
-        u8 [H, W] or None.
+        [H, W] of the same type, or None.
     icc, exif, xmp
-        The file's own bytes or None.
+        The file's own bytes or None; EXIF without the ``Exif\\0\\0`` that JPEG puts before it.
+    remarks
+        What reading had to give up, in words.
     """
 
     color: Levels
@@ -38,6 +70,7 @@ class Picture:
     icc: bytes | None = None
     exif: bytes | None = None
     xmp: bytes | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def height(self) -> int:
@@ -51,109 +84,327 @@ class Picture:
     def is_grey(self) -> bool:
         return self.color.ndim == 2
 
+    @property
+    def has_alpha(self) -> bool:
+        return self.alpha is not None
+
+    @property
+    def bit_depth(self) -> int:
+        """Bits a sample: 8 or 16."""
+        return 8 * self.color.dtype.itemsize
+
+    @property
+    def peak(self) -> int:
+        """Largest level: 255 or 65535."""
+        return (1 << self.bit_depth) - 1
+
+    @property
+    def outline(self) -> Outline:
+        return Outline(self.width, self.height, self.is_grey, self.has_alpha, self.bit_depth,
+                       self.icc, self.exif, self.xmp)  # fmt: skip
+
+    def rows(self, top: int, bottom: int) -> Picture:
+        """Rows top..bottom (exclusive), without the blocks."""
+        return Picture(self.color[top:bottom], None if self.alpha is None else self.alpha[top:bottom])
+
+    def columns(self, left: int, right: int) -> Picture:
+        """Columns left..right (exclusive), without the blocks."""
+        return Picture(self.color[:, left:right], None if self.alpha is None else self.alpha[:, left:right])
+
+    def planes(self) -> Levels:
+        """Color and alpha in one array [H, W, 1 to 4]."""
+        color = self.color[..., None] if self.is_grey else self.color
+        return color if self.alpha is None else np.concatenate([color, self.alpha[..., None]], axis=2)
+
+    def to_8_bits(self) -> Picture:
+        """The same with 8 bits a sample, rounded."""
+        if self.bit_depth == 8:
+            return self
+        color, alpha = (None if p is None else ((p + np.uint32(128)) // 257).astype(np.uint8)
+                        for p in (self.color, self.alpha))  # fmt: skip
+        assert color is not None
+        return replace(self, color=color, alpha=alpha)
+
     def to_pil(self) -> Image.Image:
-        """Pillow image of mode L, LA, RGB or RGBA, with ICC and EXIF in its ``info``."""
-        planes = self.color if self.alpha is None else np.dstack([self.color, self.alpha])
-        image = Image.fromarray(np.ascontiguousarray(planes))
+        """Pillow image of mode L, LA, RGB, RGBA or I;16, with ICC, EXIF and XMP in its ``info``.
+
+        Pillow has no other modes of 16 bits: such pictures are rounded to 8. To keep everything use `save`.
+        """
+        if self.is_grey and self.alpha is None:
+            image = Image.fromarray(np.ascontiguousarray(self.color))
+        else:
+            planes = self.to_8_bits().planes()
+            image = Image.fromarray(np.ascontiguousarray(planes))
         for key, value in (("icc_profile", self.icc), ("exif", self.exif), ("xmp", self.xmp)):
             if value:
-                image.info[key] = value
+                image.info[key] = EXIF_PREFIX + value if key == "exif" else value
         return image
+
+    def save(self, path: str | Path) -> None:
+        """Write an image file of the format that the path's suffix names, whole or not at all.
+
+        Raises InputError.
+        """
+        atomic.write(Path(path), encode_file(self, Path(path).suffix))
+
+
+Carrier = TypeVar("Carrier", Outline, Picture)
+
+
+def to_strip(names: Iterable[str]) -> frozenset[str]:
+    """Which of BLOCKS `names` ('all' included) mean. Raises InputError for others."""
+    found = frozenset([names] if isinstance(names, str) else names)
+    if unknown := found - {*BLOCKS, "all"}:
+        raise InputError(f"strip {', '.join(sorted(unknown))}: only {', '.join(BLOCKS)} or all can be left out")
+    return frozenset(BLOCKS) if "all" in found else found
+
+
+def stripped(of: Carrier, names: frozenset[str]) -> Carrier:
+    """The picture or outline without these of BLOCKS.
+
+    An orientation stays, in an EXIF block of nothing else: without it the picture would lie on its side.
+    """
+    return replace(
+        of,
+        icc=None if "icc" in names else of.icc,
+        exif=orientation_only(of.exif) if "exif" in names else of.exif,
+        xmp=None if "xmp" in names else of.xmp,
+    )
 
 
 def from_pil(image: Image.Image) -> Picture:
     """Picture of a Pillow image. The rule for each mode:
 
-    L and 1 become grey; RGB stays; P becomes RGB; LA, PA, RGBA and any tRNS transparency keep their
-    alpha; 16-bit grey keeps its upper 8 bits; every other mode is converted to RGB by Pillow.
-    Raises InputError for empty pictures and for floating-point ones.
+    L and 1 become grey; RGB stays; P becomes RGB; LA, PA, RGBA and any transparent color keep their
+    alpha; I;16 and I become 16-bit grey; CMYK becomes sRGB through its profile, by Pillow's formula if it
+    has none; LAB becomes sRGB; YCbCr and HSV become RGB. Profiles of CMYK and LAB pictures go with them.
+    Raises InputError for empty pictures, for floating-point ones and for samples beyond 16 bits.
     """
-    info = image.info
-    icc, xmp = info.get("icc_profile"), info.get("xmp") or info.get("XML:com.adobe.xmp")
-    exif = info.get("exif")
-    blocks = (icc or None, exif or None, xmp.encode() if isinstance(xmp, str) else xmp or None)
     if image.width == 0 or image.height == 0:
         raise InputError(f"picture is {image.width}x{image.height}; it has no pixels")
     if image.mode == "F":
-        raise InputError("picture has floating-point samples; convert it to 8 bits first")
+        raise InputError("picture has floating-point samples; convert it to 8 or 16 bits first")
+    icc, exif, xmp = blocks(image)
+    remarks: tuple[str, ...] = ()
+    if image.mode == "CMYK":
+        image, remarks = _from_cmyk(image, icc)
+        icc = None
+    elif image.mode == "LAB":
+        icc = None
+    color, alpha = _planes(image)
+    return Picture(color, alpha, icc, exif, xmp, remarks)
+
+
+def _planes(image: Image.Image) -> tuple[Levels, Levels | None]:
+    key = image.info.get("transparency")
     if image.mode == "I" or image.mode.startswith("I;16"):
-        wide = np.asarray(image).astype(np.int64)
-        return Picture((wide.clip(0, 65535) >> 8).astype(np.uint8), None, *blocks)
-    if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in info:
-        grey = image.mode in ("L", "LA", "La", "1")
-        planes = np.asarray(image.convert("RGBA"))
-        color = planes[..., 0] if grey else planes[..., :3]
-        return Picture(np.ascontiguousarray(color), np.ascontiguousarray(planes[..., 3]), *blocks)
+        samples = np.asarray(image)
+        low, high = (int(samples.min()), int(samples.max())) if image.mode == "I" else (0, 0)
+        if low < 0 or high > 65535:
+            raise InputError(f"samples run from {low} to {high}; only 0 to 65535 can be kept")
+        deep = samples.astype(np.uint16)
+        return deep, _keyed(deep, key)
     if image.mode in ("L", "1"):
-        return Picture(np.asarray(image.convert("L")), None, *blocks)
-    return Picture(np.asarray(image.convert("RGB")), None, *blocks)
+        grey = np.asarray(image.convert("L"))
+        return grey, _keyed(grey, key)
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.mode == "LA":
+        planes = np.asarray(image)
+        return np.ascontiguousarray(planes[..., 0]), np.ascontiguousarray(planes[..., 1])
+    if image.mode in ("RGBA", "RGBa", "PA") or key is not None:
+        planes = np.asarray(image.convert("RGBA"))
+        return np.ascontiguousarray(planes[..., :3]), np.ascontiguousarray(planes[..., 3])
+    return np.asarray(image.convert("RGB")), None
 
 
-def read(source: str | Path | bytes) -> Picture:
-    """Picture of a file or of a file's bytes. Raises InputError naming the file."""
-    name = "input" if isinstance(source, bytes) else str(source)
-    opened: Any = io.BytesIO(source) if isinstance(source, bytes) else source
+def _keyed(color: Levels, key: Any) -> Levels | None:
+    """Alpha of a picture in which one color is transparent; None without such a color."""
+    if not isinstance(key, (int, tuple)):
+        return None
+    hit = color == key if isinstance(key, int) else (color == np.array(key)).all(axis=2)
+    peak = np.iinfo(color.dtype).max
+    alpha: Levels = np.where(hit, 0, peak).astype(color.dtype)
+    return alpha
+
+
+def _from_cmyk(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, tuple[str, ...]]:
+    if icc:
+        try:
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+            converted = ImageCms.profileToProfile(
+                image,
+                profile,
+                ImageCms.createProfile("sRGB"),
+                renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+                outputMode="RGB",
+                flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+            )
+        except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+            pass
+        else:
+            assert converted is not None
+            return converted, ()
+    return image.convert("RGB"), ("CMYK without a usable profile was converted to RGB by Pillow's formula",)
+
+
+_unguarded = threading.Lock()
+_openers = 0
+
+
+@contextmanager
+def _unlimited() -> Iterator[None]:
+    """Pillow's own limit on pixels is off: `read` has its own, which the user can set."""
+    global _openers, _pillow_limit
+    with _unguarded:
+        if not _openers:
+            _pillow_limit = Image.MAX_IMAGE_PIXELS
+            Image.MAX_IMAGE_PIXELS = None
+        _openers += 1
     try:
-        with warnings.catch_warnings():
+        yield
+    finally:
+        with _unguarded:
+            _openers -= 1
+            if not _openers:
+                Image.MAX_IMAGE_PIXELS = _pillow_limit
+
+
+_pillow_limit: int | None = Image.MAX_IMAGE_PIXELS
+
+
+@contextmanager
+def reading(source: str | Path | bytes) -> Iterator[None]:
+    """Turns whatever Pillow raises into InputError that names the file; Pillow's limit is off inside."""
+    name = "input" if isinstance(source, bytes) else str(source)
+    try:
+        with warnings.catch_warnings(), _unlimited():
             # Pillow warns of metadata it cannot parse; the pixels are what counts here.
             warnings.simplefilter("ignore", UserWarning)
-            with Image.open(opened) as image:
-                image.load()
-                return from_pil(image)
+            yield
     except FileNotFoundError:
         raise InputError(f"{name}: no such file") from None
     except UnidentifiedImageError:
         raise InputError(f"{name}: not a picture that Pillow can read") from None
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{name}: {error}") from None
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
         raise InputError(f"{name}: cannot be read: {error}") from None
 
 
+def read(source: str | Path | bytes, max_pixels: int = PIXELS_MAX) -> Picture:
+    """Picture of a file or of a file's bytes; the first frame of an animation.
+
+    Raises InputError naming the file, also for pictures of more than `max_pixels`.
+    """
+    with reading(source), opened(source, max_pixels) as image:
+        return whole(image, *load(image, source))
+
+
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Raises InputError for more than `max_pixels`."""
+    if width * height > max_pixels:
+        raise InputError(
+            f"picture of {width}x{height} is over the limit of {max_pixels} pixels; raise it with --max-pixels"
+        )
+
+
+@contextmanager
+def opened(source: str | Path | bytes, max_pixels: int) -> Iterator[Image.Image]:
+    """Pillow image, its pixels not loaded yet. Raises InputError over `max_pixels`, else Pillow's errors."""
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        check_size(*image.size, max_pixels)
+        yield image
+
+
+def load(image: Image.Image, source: str | Path | bytes) -> tuple[wide.Samples | None, tuple[str, ...]]:
+    """Load the pixels of an opened image. Returns its 16-bit samples, if it has some that Pillow drops, and remarks."""
+    if image.format == "PNG":
+        with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
+            png.verify(file)
+    frames = getattr(image, "n_frames", 1)
+    key = wide.transparent(image)
+    deep = wide.samples(image, source)
+    image.load()  # also reads the blocks that follow the pixels
+    if key is not None:
+        image.info["transparency"] = key
+    return deep, (f"holds {frames} frames; only the first is kept",) if frames > 1 else ()
+
+
+def whole(image: Image.Image, deep: wide.Samples | None, remarks: tuple[str, ...]) -> Picture:
+    """Picture of what `load` gave."""
+    if deep is None:
+        picture = from_pil(image)
+        return replace(picture, remarks=remarks + picture.remarks)
+    if deep.shape[2] == 3:
+        return Picture(deep, _keyed(deep, image.info.get("transparency")), *blocks(image), remarks)
+    color = deep[..., 0] if deep.shape[2] == 2 else deep[..., :3]
+    return Picture(np.ascontiguousarray(color), np.ascontiguousarray(deep[..., -1]), *blocks(image), remarks)
+
+
 def encode_alpha(alpha: Levels) -> bytes:
-    """Alpha plane as a lossless PNG of mode L."""
+    """Alpha plane [H, W] as a lossless PNG of 8 or 16-bit grey."""
     out = io.BytesIO()
-    Image.fromarray(alpha).save(out, "PNG", optimize=True)
+    Image.fromarray(np.ascontiguousarray(alpha)).save(out, "PNG", optimize=True)
     return out.getvalue()
 
 
-def decode_alpha(body: bytes, width: int, height: int) -> Levels:
+def decode_alpha(body: bytes, width: int, height: int, bits: int = 8) -> Levels:
     """Inverse of `encode_alpha`. Raises CorruptError unless it is exactly such a PNG of that size."""
+    mode = "L" if bits == 8 else "I;16"
     try:
         with Image.open(io.BytesIO(body), formats=["PNG"]) as image:
-            if image.size != (width, height) or image.mode != "L":
-                raise CorruptError(f"alpha: {image.mode} {image.width}x{image.height}, not L {width}x{height}")
-            return np.asarray(image).copy()
+            if image.size != (width, height) or image.mode != mode:
+                raise CorruptError(f"alpha: {image.mode} {image.width}x{image.height}, not {mode} {width}x{height}")
+            alpha: Levels = np.array(image, np.uint8 if bits == 8 else np.uint16)
+            return alpha
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise CorruptError(f"alpha: not a readable PNG ({error})") from None
 
 
 def encode_file(picture: Picture, suffix: str) -> bytes:
-    """Bytes of an image file of the format that `suffix` names. Raises InputError."""
+    """Bytes of an image file of the format that `suffix` names.
+
+    PNG keeps 16 bits a sample; other formats get 8, but for 16-bit grey where Pillow can write it.
+    Raises InputError.
+    """
+    out = io.BytesIO()
+    kind = file_kind(suffix)
+    if kind == "PNG":
+        channels = 1 if picture.is_grey else 3
+        writer = PngWriter(out, picture.width, picture.height, channels + picture.has_alpha, picture.bit_depth,
+                           icc=picture.icc, exif=picture.exif, xmp=picture.xmp)  # fmt: skip
+        writer.write(picture.planes())
+        writer.close()
+        return out.getvalue()
     image = picture.to_pil()
-    kind = Image.registered_extensions().get(suffix.lower())
-    if kind is None or kind not in Image.SAVE:
-        raise InputError(f"{suffix or 'no suffix'}: not an image format that can be written; use .png")
+    if image.mode == "I;16" and kind not in ("TIFF", "JPEG2000", "PPM"):
+        image = picture.to_8_bits().to_pil()
     options: dict[str, Any] = {}
     if picture.icc:
         options["icc_profile"] = picture.icc
     if picture.exif:
-        options["exif"] = picture.exif
-    if picture.xmp and kind == "PNG":
-        text = PngImagePlugin.PngInfo()
-        text.add_itxt("XML:com.adobe.xmp", picture.xmp.decode("utf-8", "replace"))
-        options["pnginfo"] = text
-    elif picture.xmp:
+        options["exif"] = EXIF_PREFIX + picture.exif
+    if picture.xmp:
         options["xmp"] = picture.xmp
     if kind == "JPEG" and picture.alpha is not None:
         raise InputError(f"{suffix}: JPEG cannot hold the picture's alpha; write .png or .webp")
     if kind in ("JPEG", "WEBP", "AVIF"):
         options["quality"] = 95
-    out = io.BytesIO()
     try:
         image.save(out, kind, **options)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{suffix}: {kind} cannot hold this picture: {error}") from None
     return out.getvalue()
+
+
+def png_writer(file: IO[bytes], of: Outline) -> PngWriter:
+    return PngWriter(file, of.width, of.height, of.channels, of.bit_depth, icc=of.icc, exif=of.exif, xmp=of.xmp)
+
+
+def file_kind(suffix: str) -> str:
+    """Pillow's name of the format that a file's suffix stands for. Raises InputError if none can be written."""
+    kind = Image.registered_extensions().get(suffix.lower())
+    if kind is None or kind not in Image.SAVE:
+        raise InputError(f"{suffix or 'no suffix'}: not an image format that can be written; use .png")
+    return kind

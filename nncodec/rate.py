@@ -15,6 +15,7 @@ import numpy as np
 
 from nncodec import codec
 from nncodec.config import QUALITIES
+from nncodec.decoding import Progress
 from nncodec.errors import CorruptError, InputError
 from nncodec.picture import Picture
 from nncodec.weights import Model
@@ -32,9 +33,7 @@ class Found:
     measured: float
 
 
-def to_size(
-    picture: Picture, size: int, model: Model, effort: int = 1, progress: codec.Progress | None = None
-) -> Found:
+def to_size(picture: Picture, size: int, model: Model, effort: int = 1, progress: Progress | None = None) -> Found:
     """The best file of at most `size` bytes. Raises InputError, saying what is reachable.
 
     `progress` is called as in `codec.compress`, anew for each quality tried.
@@ -52,9 +51,7 @@ def to_size(
     return Found(tried[quality], quality, len(tried[quality]))
 
 
-def to_psnr(
-    picture: Picture, psnr: float, model: Model, effort: int = 1, progress: codec.Progress | None = None
-) -> Found:
+def to_psnr(picture: Picture, psnr: float, model: Model, effort: int = 1, progress: Progress | None = None) -> Found:
     """The smallest file of at least `psnr` dB (over RGB or grey). Raises InputError, saying what is reachable.
 
     `progress` is called as in `codec.compress`, anew for each quality tried.
@@ -80,7 +77,7 @@ def measured_psnr(file: IO[bytes], picture: Picture, model: Model) -> float:
     if (a is None) != (b is None) or (a is not None and b is not None and not np.array_equal(a, b)):
         raise CorruptError("the alpha that was decoded is not the picture's; please report this picture")
     error = np.mean(np.square(decoded.color.astype(np.float64) - picture.color))
-    return 10 * math.log10(255**2 / max(float(error), 1e-10))
+    return 10 * math.log10(picture.peak**2 / max(float(error), 1e-10))
 
 
 def _search(measure: Callable[[int], float], target: float, below: bool) -> int | None:

@@ -7,6 +7,7 @@ transform sees at once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 from nncodec.config import Z_STRIDE
@@ -56,6 +57,43 @@ def runs(rects: Iterable[Rect], limit: int) -> Iterator[list[Rect]]:
         run.append(rect)
     if run:
         yield run
+
+
+def windows(height: int, width: int, size: int, shift: int) -> Iterator[Rect]:
+    """Like `grid`, but cut `shift` further up and to the left: the first of a row or column is smaller.
+
+    With the halo as `shift`, a window and its halo end where a tile of the same size does.
+    """
+    rows, columns = (sorted({0, *range(-shift % size, side, size), side}) for side in (height, width))
+    for top, bottom in pairwise(rows):
+        for left, right in pairwise(columns):
+            yield Rect(top, left, bottom, right)
+
+
+def meets(a: Rect, b: Rect) -> bool:
+    """Whether two rectangles share a pixel."""
+    return a.top < b.bottom and b.top < a.bottom and a.left < b.right and b.left < a.right
+
+
+def common(a: Rect, b: Rect) -> Rect:
+    """What two rectangles that meet share."""
+    return Rect(max(a.top, b.top), max(a.left, b.left), min(a.bottom, b.bottom), min(a.right, b.right))
+
+
+def cells(rect: Rect, width: int, size: int) -> list[int]:
+    """Numbers of the cells of `grid(..., width, size)` that `rect` meets, in order."""
+    across = -(-width // size)
+    return [
+        row * across + column
+        for row in range(rect.top // size, -(-rect.bottom // size))
+        for column in range(rect.left // size, -(-rect.right // size))
+    ]
+
+
+def cell(number: int, height: int, width: int, size: int) -> Rect:
+    """Cell `number` of `grid(height, width, size)`."""
+    top, left = (size * i for i in divmod(number, -(-width // size)))
+    return Rect(top, left, min(top + size, height), min(left + size, width))
 
 
 def with_halo(rect: Rect, halo: int, height: int, width: int) -> Rect:

@@ -122,7 +122,7 @@ def load(description: Description, device: str | torch.device = "cpu") -> Model:
     import safetensors.torch
     import torch
 
-    from nncodec.entropy import EntropyModel
+    from nncodec.entropy import EntropyModel, chroma_channels
     from nncodec.freqs import Tables, validate
     from nncodec.intnet import IntScaleNet, ScaleTensors
     from nncodec.nets.model import CodecNet, placed
@@ -151,7 +151,8 @@ def load(description: Description, device: str | torch.device = "cpu") -> Model:
         raise ModelMismatchError(f"{description.path}: {error}") from None
     scale_net = IntScaleNet(ScaleTensors.from_dict(scale, description.config))
     net = placed(net, device).eval().requires_grad_(False)
-    entropy = EntropyModel(scale_net, tables, CodingTables(tables))
+    chroma = chroma_channels(tensors["g_s.linear.weight"].float().flatten(1).numpy())
+    entropy = EntropyModel(scale_net, tables, CodingTables(tables), chroma)
     return Model(description.name, description.id, description.config, net, entropy)
 
 

@@ -30,13 +30,19 @@ def read_weights(path):
             begin, end = entry["data_offsets"]
             flat = np.frombuffer(data[8 + length + begin : 8 + length + end], "<i4").astype(np.int64)
             tensors[name] = flat.reshape(entry["shape"])
+        elif name == "g_s.linear.weight":
+            begin, end = entry["data_offsets"]
+            flat = np.frombuffer(data[8 + length + begin : 8 + length + end], DTYPES[entry["dtype"]])
+            w = np.rint(flat.astype(np.float64) * 65536).astype(np.int64).reshape(768, -1)
+            grey = (w[:256] + w[256:512] + w[512:]) ** 2
+            tensors["chroma"] = 10 * grey.sum(axis=0) < 3 * (w**2).sum(axis=0)
     return tensors, config
 
 
 def read_file(data):
-    """(quality, width, height, tile side, tile payloads) of an .aec file, CRCs checked."""
+    """(color, quality, width, height, tile side, tile payloads) of an .aec file, CRCs checked."""
     assert data[:7] == b"\x8bAEC\r\n\x01"
-    _, _, quality, tile_log2, width, height = struct.unpack_from("<BBBBII", data, 7)
+    color, _, quality, tile_log2, width, height = struct.unpack_from("<BBBBII", data, 7)
     (count,) = struct.unpack_from("<H", data, 27)
     end = 29 + 9 * count
     assert struct.unpack_from("<I", data, end)[0] == zlib.crc32(data[:end])
@@ -49,7 +55,7 @@ def read_file(data):
         if kind == 16:
             payloads.append(body)
     assert offset == len(data)
-    return quality, width, height, 1 << tile_log2, payloads
+    return color, quality, width, height, 1 << tile_log2, payloads
 
 
 class RangeDecoder:
@@ -151,7 +157,7 @@ def indices(t, f, magnitudes, quality, k):
     return np.clip(v, 0, 63)
 
 
-def decode_tile(t, data, quality, height, width):
+def decode_tile(t, data, color, quality, height, width):
     """z_hat [Cz, height/4, width/4] and r_hat [N, height, width] of one tile."""
     coder = RangeDecoder(data)
     z_rows = t["scale.z_index"][quality - 1]
@@ -164,6 +170,8 @@ def decode_tile(t, data, quality, height, width):
     magnitudes = np.zeros_like(r_hat)
     for k in range(4):
         full = indices(t, f, magnitudes, quality, k)
+        if color == 1:
+            full[t["chroma"]] = 0
         places = []
         for g in range(4):
             where = g ^ TURN[k]
@@ -177,11 +185,11 @@ def decode_tile(t, data, quality, height, width):
 
 def decode_symbols(data, tensors):
     """[(z_hat, r_hat)] of every tile of an .aec file."""
-    quality, width, height, side, payloads = read_file(data)
+    color, quality, width, height, side, payloads = read_file(data)
     plane_h, plane_w = -(-height // 64) * 64, -(-width // 64) * 64
     sizes = [
         (min(side, plane_h - top) // 16, min(side, plane_w - left) // 16)
         for top in range(0, plane_h, side)
         for left in range(0, plane_w, side)
     ]
-    return [decode_tile(tensors, body, quality, *size) for body, size in zip(payloads, sizes, strict=True)]
+    return [decode_tile(tensors, body, color, quality, *size) for body, size in zip(payloads, sizes, strict=True)]

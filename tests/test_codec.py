@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 import nncodec
-from nncodec import codec, container, tiling
+from nncodec import codec, container, decoding, picture, tiling
 from nncodec.container import Color, Header, SectionType
 from nncodec.errors import CorruptError, FormatError, InputError, LimitError, ModelNotFoundError
 from nncodec.weights import Model
@@ -28,10 +29,10 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 def test_any_size_round_trips(tiny: Model, size: tuple[int, int]) -> None:
     height, width = size
     y, x = np.mgrid[0:height, 0:width]
-    picture = np.stack([100 + y % 50, 150 - x % 60, 90 + (x + y) % 40], axis=-1).astype(np.uint8)
-    decoded = codec.decompress(codec.compress(picture, 90, tiny), model=tiny)
-    assert decoded.color.shape == picture.shape
-    assert psnr(decoded.color, picture) > 20
+    levels = np.stack([100 + y % 50, 150 - x % 60, 90 + (x + y) % 40], axis=-1).astype(np.uint8)
+    decoded = codec.decompress(codec.compress(levels, 90, tiny), model=tiny)
+    assert decoded.color.shape == levels.shape
+    assert psnr(decoded.color, levels) > 20
 
 
 def test_quality_orders_size(tiny: Model, photo: np.ndarray) -> None:
@@ -48,6 +49,21 @@ def test_grey_stays_grey(tiny: Model, photo: np.ndarray) -> None:
     assert decoded.to_pil().mode == "L"
 
 
+def test_grey_codes_no_chroma(tiny: Model, photo: np.ndarray) -> None:
+    chroma = tiny.entropy.chroma
+    assert chroma is not None
+    assert 0 < chroma.sum() < len(chroma)
+    sizes = []
+    for model in (tiny, replace(tiny, entropy=replace(tiny.entropy, chroma=None))):
+        data = codec.compress(photo[..., 0], 90, model)
+        header, sections = container.parse(data)
+        symbols = next(codec.decode_symbols(model, header, [s.payload for s in sections]))[1]
+        assert (symbols.r_hat[chroma] == 0).all() == (model is tiny)
+        assert symbols.r_hat[~chroma].any()
+        sizes.append(len(data))
+    assert sizes[0] < sizes[1]
+
+
 def test_alpha_is_lossless(tiny: Model, photo: np.ndarray) -> None:
     alpha = np.random.default_rng(0).integers(0, 256, photo.shape[:2]).astype(np.uint8)
     decoded = codec.decompress(codec.compress(np.dstack([photo, alpha]), 30, tiny), model=tiny)
@@ -58,7 +74,8 @@ def test_alpha_is_lossless(tiny: Model, photo: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("mode", "expected"),
     [("1", "L"), ("L", "L"), ("LA", "LA"), ("P", "RGB"), ("RGB", "RGB"), ("RGBA", "RGBA"), ("CMYK", "RGB"),
-     ("YCbCr", "RGB"), ("I;16", "L"), ("I", "L"), ("PA", "RGBA"), ("HSV", "RGB"), ("LAB", "RGB")],
+     ("YCbCr", "RGB"), ("I;16", "I;16"), ("I", "I;16"), ("PA", "RGBA"), ("HSV", "RGB"), ("LAB", "RGB"),
+     ("La", "LA"), ("RGBa", "RGBA"), ("RGBX", "RGB"), ("I;16B", "I;16")],
 )  # fmt: skip
 def test_every_mode_has_its_rule(tiny: Model, photo: np.ndarray, mode: str, expected: str) -> None:
     image = Image.fromarray(photo)
@@ -66,13 +83,19 @@ def test_every_mode_has_its_rule(tiny: Model, photo: np.ndarray, mode: str, expe
         image = Image.new("LAB", image.size, (128, 20, 20))
     elif mode == "PA":
         image = image.convert("P").convert("PA")
+    elif mode in ("La", "RGBa"):
+        image = image.convert(mode.upper()).convert(mode)
     elif mode.startswith("I"):
         image = Image.fromarray(photo[..., 0].astype(np.uint16) * 257)
-        image = image if mode == "I;16" else image.convert("I")
+        image = image if mode == "I;16" else image.convert(mode)
     else:
         image = image.convert(mode)
     assert image.mode == mode
-    assert codec.decompress(codec.compress(image, 50, tiny), model=tiny).to_pil().mode == expected
+    source = picture.from_pil(image)
+    assert source.remarks == (
+        ("CMYK without a usable profile was converted to RGB by Pillow's formula",) * (mode == "CMYK")
+    )
+    assert codec.decompress(codec.compress(source, 50, tiny), model=tiny).to_pil().mode == expected
 
 
 def test_palette_transparency_is_kept(tiny: Model) -> None:
@@ -95,25 +118,23 @@ def test_metadata_is_kept_byte_for_byte(tiny: Model, photo: np.ndarray) -> None:
     source = io.BytesIO()
     xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>"
     Image.fromarray(photo).save(source, "JPEG", icc_profile=b"profile" * 100, exif=exif.tobytes(), xmp=xmp)
-    picture = nncodec.codec.picture.read(source.getvalue())
-    decoded = codec.decompress(codec.compress(picture, 50, tiny), model=tiny)
+    before = picture.read(source.getvalue())
+    decoded = codec.decompress(codec.compress(before, 50, tiny), model=tiny)
     assert decoded.icc == b"profile" * 100
-    assert decoded.exif == picture.exif
+    assert decoded.exif == before.exif
     assert decoded.exif is not None
     assert decoded.xmp == xmp
     assert (decoded.width, decoded.height) == (photo.shape[1], photo.shape[0])  # not turned: the tag still says so
-    written = Image.open(io.BytesIO(nncodec.codec.picture.encode_file(decoded, ".png")))
+    written = Image.open(io.BytesIO(picture.encode_file(decoded, ".png")))
     assert written.getexif()[0x0112] == 6
     assert written.info["icc_profile"] == b"profile" * 100
 
 
 @pytest.mark.parametrize("window", [16, 64, 128, 144])
 def test_windows_leave_no_seams(tiny: Model, photo: np.ndarray, window: int) -> None:
-    header, sections = container.parse(codec.compress(photo, 60, tiny))
-    streams = [s.payload for s in sections if s.type is SectionType.TILE]
-    y_hat = codec.decode_latents(tiny, header, streams)
-    whole = codec.synthesize(tiny, y_hat, header, window=4096)
-    parts = codec.synthesize(tiny, y_hat, header, window=window)
+    data = codec.compress(photo, 60, tiny)
+    whole = codec.decompress(data, model=tiny, window=4096).color
+    parts = codec.decompress(data, model=tiny, window=window).color
     assert np.abs(whole.astype(int) - parts).max() <= 1
     assert (whole != parts).mean() < 1e-3
 
@@ -128,11 +149,10 @@ def test_tiled_analysis_equals_the_full_frame(tiny: Model, photo: np.ndarray) ->
 
 def test_halo_is_no_larger_than_needed(tiny: Model, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the halo the seam test would see seams: it tests something."""
-    header, sections = container.parse(codec.compress(photo, 60, tiny))
-    y_hat = codec.decode_latents(tiny, header, [s.payload for s in sections])
-    whole = codec.synthesize(tiny, y_hat, header, window=4096)
+    data = codec.compress(photo, 60, tiny)
+    whole = codec.decompress(data, model=tiny, window=4096).color
     monkeypatch.setattr(tiling, "with_halo", lambda rect, *_: rect)
-    assert np.abs(whole.astype(int) - codec.synthesize(tiny, y_hat, header, window=64)).max() > 1
+    assert np.abs(whole.astype(int) - codec.decompress(data, model=tiny, window=64).color).max() > 1
 
 
 def test_damage_is_found_before_the_entropy_coder(
@@ -140,7 +160,7 @@ def test_damage_is_found_before_the_entropy_coder(
 ) -> None:
     data = bytearray(codec.compress(photo, 50, tiny))
     data[-3] ^= 16
-    monkeypatch.setattr(codec, "decode_latents", lambda *_: pytest.fail("the entropy coder saw damaged bytes"))
+    monkeypatch.setattr(decoding, "decode_tile", lambda *_: pytest.fail("the entropy coder saw damaged bytes"))
     with pytest.raises(CorruptError, match="tile 0"):
         codec.decompress(bytes(data), model=tiny)
 

@@ -17,9 +17,10 @@ from nncodec.errors import CorruptError, FormatError, LimitError, NotAecError, U
 HEADER = Header(width=100, height=60, quality=40, model_id=b"modelid!", tile_log2=6)
 SECTIONS = [
     Section(SectionType.ICC, container.deflate(b"profile")),
-    Section(SectionType.ALPHA, b"png"),
     Section(SectionType.TILE, b"abcd"),
+    Section(SectionType.ALPHA, b"png"),
     Section(SectionType.TILE, b""),
+    Section(SectionType.ALPHA, b"gnp"),
 ]
 DATA = container.pack(HEADER, SECTIONS)
 HEAD = 29
@@ -72,14 +73,14 @@ def test_trailing_bytes_are_refused() -> None:
 
 def test_damaged_tile_is_named() -> None:
     data = bytearray(DATA)
-    data[-1] ^= 1
+    data[-7] ^= 1
     with pytest.raises(CorruptError, match=r"tile 0: crc [0-9a-f]{8} does not match [0-9a-f]{8}"):
         container.parse(bytes(data))
 
 
 def test_damaged_section_is_named() -> None:
     data = bytearray(DATA)
-    data[HEAD + 9 * 4 + 4] ^= 1
+    data[HEAD + 9 * len(SECTIONS) + 4] ^= 1
     with pytest.raises(CorruptError, match="icc: crc"):
         container.parse(bytes(data))
 
@@ -93,7 +94,7 @@ def test_damaged_section_is_named() -> None:
         (DATA[:3], NotAecError, "truncated"),
         (DATA[:6] + b"\x02" + DATA[7:], UnsupportedError, "version 2"),
         (with_header(color=9), UnsupportedError, "color 9"),
-        (with_header(depth=16), UnsupportedError, "16 bits"),
+        (with_header(depth=12), UnsupportedError, "12 bits"),
         (with_header(quality=0), CorruptError, "quality 0"),
         (with_header(quality=101), CorruptError, "quality 101"),
         (with_header(tile_log2=5), CorruptError, "tile_log2 5"),
@@ -117,10 +118,23 @@ def test_pixel_limit_is_the_callers() -> None:
     container.parse(DATA, pixels_max=6000)
 
 
-@pytest.mark.parametrize("order", [(1, 0, 2, 3), (0, 2, 1, 3), (0, 0, 2, 3)])
+@pytest.mark.parametrize(
+    "order", [(1, 0, 2, 3, 4), (0, 2, 1, 3, 4), (0, 0, 1, 2, 3, 4), (0, 1, 2, 2, 3, 4), (0, 1, 3, 2, 4)]
+)
 def test_sections_out_of_order_are_refused(order: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="out of order"):
         container.pack(HEADER, [SECTIONS[i] for i in order])
+
+
+def test_alpha_of_some_tiles_only_is_refused() -> None:
+    with pytest.raises(ValueError, match="1 of 2 tiles have alpha"):
+        container.pack(HEADER, SECTIONS[:-1])
+
+
+def test_too_many_sections_are_refused() -> None:
+    header = Header(64, 64 * 70_000, 1, b"modelid!", tile_log2=6)
+    with pytest.raises(ValueError, match="70000 sections are more than 65535"):
+        container.pack(header, [Section(SectionType.TILE, b"")] * 70_000)
 
 
 def test_unknown_section_type_is_unsupported() -> None:

@@ -140,8 +140,10 @@ def test_perturbed_means_change_no_symbol(
     assert np.abs(picture.astype(int) - other).max() <= 1
 
 
-def test_independent_decoder_reads_a_file(tiny: Model, tiny_path: Path, photo: np.ndarray) -> None:
-    data = codec.compress(photo[:100, :150], 60, tiny, tile_log2=6)
+@pytest.mark.parametrize("grey", [False, True])
+def test_independent_decoder_reads_a_file(tiny: Model, tiny_path: Path, photo: np.ndarray, grey: bool) -> None:
+    part = photo[:100, :150]
+    data = codec.compress(part[..., 1] if grey else part, 60, tiny, tile_log2=6)
     tensors, _ = read_weights(tiny_path)
     found = reference_symbols(data, tensors)
     expected = symbols_of(tiny, data)
