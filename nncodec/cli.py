@@ -106,8 +106,8 @@ cat photo.png | nncodec compress - > photo.aec""",
 @option(
     "--target-psnr", section=PICTURE, metavar="DB", type=click.FloatRange(0, min_open=True), help="At least so many dB."
 )
-@option("-e", "--effort", section=PICTURE, metavar="0|1", type=click.IntRange(0, 1), default=1,
-        help="0 rounds, 1 weighs bits against error. [default: 1]")  # fmt: skip
+@option("-e", "--effort", section=PICTURE, metavar="0-3", type=click.IntRange(0, 3), default=1,
+        help="Time for bytes: 0 rounds, 1 weighs bits against error, 2 and 3 refine. [default: 1]")  # fmt: skip
 @option(
     "-m", "--model", section=PICTURE, metavar="NAME", help="Installed weights or a .safetensors file. [default: fast]"
 )

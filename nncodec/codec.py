@@ -13,27 +13,27 @@ from typing import IO
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
-from nncodec import container, decoding, picture, quadtree, rows, tiling, weights
-from nncodec.config import QUALITIES, Y_STRIDE, Z_MAX
+from nncodec import container, decoding, encoding, picture, rows, weights
+from nncodec.config import QUALITIES
 from nncodec.container import Color, Entry, Header, Section, SectionType
-from nncodec.decoding import WINDOW, Payloads, Progress, decode_symbols, device_of, inference, quality_of, tiles
-from nncodec.effort import DEFAULT, LEVELS, prices, rounded
-from nncodec.entropy import Indices, Integers, Symbols
+from nncodec.decoding import WINDOW, Payloads, Progress, decode_symbols, tiles
+from nncodec.effort import DEFAULT, LEVELS
 from nncodec.errors import InputError, PictureWarning
-from nncodec.nets.model import quadtree_pass
 from nncodec.picture import Levels, Outline, Picture
-from nncodec.rangecoder import RESIDUAL_MAX
 from nncodec.rows import Rows
 from nncodec.tiling import Rect
 from nncodec.weights import Model
 
-__all__ = ["analyze", "as_picture", "compress", "decode_symbols", "decompress", "decompress_to", "encode_tile",
-           "load_model", "tiles"]  # fmt: skip
-
-GPU_TILES = 16
-"""Tiles that share their passes on a GPU. One of 1024 pixels a side has 5 MB of latents; the nets hold some such."""
+__all__ = [
+    "as_picture",
+    "compress",
+    "decode_symbols",
+    "decompress",
+    "decompress_to",
+    "load_model",
+    "tiles",
+]
 
 Image_ = Image.Image | Picture | Levels | str | Path
 Crop = tuple[int, int, int, int]
@@ -108,7 +108,7 @@ def compress(
     model
         Name or path of weights, or a loaded Model; default the shipped 'fast'.
     effort
-        0 rounds, 1 (default) weighs bits against error; see `nncodec.effort`.
+        0 rounds, 1 (default) weighs bits against error, 2 and 3 refine; see `nncodec.effort`.
     strip
         What is not kept: 'icc', 'exif', 'xmp' or 'all'. An orientation that turns the picture stays.
     max_pixels
@@ -143,36 +143,10 @@ def compress(
         blocks = ((SectionType.ICC, of.icc), (SectionType.EXIF, of.exif), (SectionType.XMP, of.xmp))
         try:
             sections = [Section(kind, container.deflate(block)) for kind, block in blocks if block]
-            sections += _encode(loaded, header, source, effort, progress)
+            sections += encoding.sections(loaded, header, source, effort, progress)
             return container.pack(header, sections)
         except ValueError as error:
             raise InputError(str(error)) from None
-
-
-def _encode(model: Model, header: Header, source: Rows, effort: int, progress: Progress | None) -> Iterator[Section]:
-    """Sections of every tile, in file order; the picture is read one row of tiles at a time."""
-    price = prices(model.entropy.tables).to(device_of(model)) if effort else None
-    whole, halo = decoding.plane(header), model.config.analysis_halo
-    band, top, done = source.rows(0, 1), 0, 0
-
-    def latents(tile: Rect) -> Tensor:
-        window = tiling.with_halo(tile, halo, whole.height, whole.width)
-        levels = _window(band.color, Rect(window.top - top, window.left, window.bottom - top, window.right))
-        return _analyze(model, levels, tile, window, header.quality)
-
-    for run in tiling.runs(tiles(header), tiles_at_once(model)):
-        if run[0].left == 0:
-            top = max(run[0].top - halo, 0)
-            band = source.rows(top, min(run[0].bottom + halo, header.height))
-        y = torch.cat([latents(tile) for tile in run])
-        for tile, (stream, _) in zip(run, encode_tiles(model, y, header.quality, price, band.is_grey), strict=True):
-            yield Section(SectionType.TILE, stream)
-            if band.alpha is not None:
-                part = band.alpha[tile.top - top : tile.bottom - top, tile.left : tile.right]
-                yield Section(SectionType.ALPHA, picture.encode_alpha(part))
-        done += len(run)
-        if progress:
-            progress(done, header.tiles)
 
 
 def decompress(
@@ -235,11 +209,6 @@ def decompress_to(
     job = _Job(data, crop, preview, model, device, window, max_pixels, progress)
     rows.save(file, suffix, job.outline, job.bands())
     return job.outline
-
-
-def tiles_at_once(model: Model) -> int:
-    """How many tiles of one size go through the networks together: one on a CPU, which one keeps busy."""
-    return 1 if device_of(model).type == "cpu" else GPU_TILES
 
 
 class _Job:
@@ -313,68 +282,3 @@ def _inside(crop: Crop, header: Header) -> Rect:
             "give x,y,width,height"
         )
     return Rect(y, x, y + height, x + width)
-
-
-def _window(color: Levels, rect: Rect) -> Levels:
-    """Levels [h, w, 3] of the padded plane: beyond the picture its last row and column repeat."""
-    down = np.minimum(np.arange(rect.top, rect.bottom), color.shape[0] - 1)
-    across = np.minimum(np.arange(rect.left, rect.right), color.shape[1] - 1)
-    part = color[down][:, across]
-    return part if part.ndim == 3 else np.repeat(part[..., None], 3, axis=2)
-
-
-def analyze(model: Model, color: Levels, tile: Rect, quality: int) -> Tensor:
-    """Latents y f32 [1, N, h/16, w/16] of one tile, as the full frame would give them."""
-    plane = tiling.padded(color.shape[0]), tiling.padded(color.shape[1])
-    window = tiling.with_halo(tile, model.config.analysis_halo, *plane)
-    return _analyze(model, _window(color, window), tile, window, quality)
-
-
-def _analyze(model: Model, levels: Levels, tile: Rect, window: Rect, quality: int) -> Tensor:
-    device = device_of(model)
-    peak = np.iinfo(levels.dtype).max
-    with inference():
-        x = torch.from_numpy(levels if peak == 255 else levels.astype(np.float32)).to(device)
-        x = (x.permute(2, 0, 1)[None].float() / float(peak)).contiguous(memory_format=torch.channels_last)
-        y: Tensor = model.net.g_a(x, quality_of(model, quality))
-        down, across = tiling.inside(tile, window, Y_STRIDE)
-        return y[:, :, down, across]
-
-
-def encode_tile(
-    model: Model, y: Tensor, quality: int, price: Tensor | None = None, grey: bool = False
-) -> tuple[bytes, Symbols]:
-    """Range-coded stream and symbols of one tile's latents y [1, N, h, w]; see `encode_tiles`."""
-    return encode_tiles(model, y, quality, price, grey)[0]
-
-
-def encode_tiles(
-    model: Model, y: Tensor, quality: int, price: Tensor | None = None, grey: bool = False
-) -> list[tuple[bytes, Symbols]]:
-    """Range-coded stream and symbols of each tile, for the latents y [B, N, h, w] of tiles of one size.
-
-    With `price` (`effort.prices`) bits are weighed against error; without, residuals are rounded. The chroma
-    channels of a `grey` picture are not coded.
-    """
-    device = device_of(model)
-    with inference():
-        q = quality_of(model, quality)
-        z = model.net.h_a(y, q).round().clamp(-Z_MAX, Z_MAX)
-        z_hat = z.to("cpu", torch.int32).numpy()
-        z_hat[:, model.entropy.z_index(quality, *z_hat.shape[2:]) == 0] = 0
-        features = model.net.mean_net.features(torch.from_numpy(z_hat).float().to(device))
-        gain = model.net.gain(q)
-        context = torch.zeros_like(y)
-
-        def choose(k: int, index: Indices) -> Integers:
-            means = model.net.mean_net.means(features, context, q, k)
-            residual = ((quadtree_pass(y, k) - means) * gain).clamp(-RESIDUAL_MAX, RESIDUAL_MAX)
-            scale_index = torch.from_numpy(index).to(device)
-            if price is None:
-                r = residual.round().masked_fill_(scale_index == 0, 0)
-            else:
-                r = rounded(residual, scale_index, price)
-            quadtree.put(context, k, means + r / gain)
-            return r.to("cpu", torch.int32).numpy()
-
-        return model.entropy.encode(z_hat, quality, choose, grey)

@@ -1,7 +1,8 @@
 """Encoder-side search: spend encoding time to save bytes. The decoder never knows.
 
 Level 0 rounds to the nearest integer. Level 1, the default, weighs for every residual the two nearest
-integers' bits, as the tables price them, against their squared error.
+integers' bits, as the tables price them, against their squared error. Levels 2 and 3 also look at what the
+decoder makes of them, and choose again (`nncodec.refine`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from torch import Tensor
 from nncodec import freqs
 from nncodec.freqs import REACH_MAX, Tables
 
-LEVELS = (0, 1)
+REFINING_STEPS = {0: 0, 1: 0, 2: 1, 3: 5}
+"""Steps of refinement of each level."""
+LEVELS = tuple(REFINING_STEPS)
 DEFAULT = 1
 ERROR_WEIGHT = 16.0
 """Bits that a squared error of one step^2 is worth; flat around its best on the validation set."""
@@ -34,10 +37,11 @@ def prices(tables: Tables) -> Tensor:
     return torch.from_numpy(out)
 
 
-def rounded(residual: Tensor, index: Tensor, price: Tensor, weight: float = ERROR_WEIGHT) -> Tensor:
+def rounded(residual: Tensor, index: Tensor, price: Tensor, weight: float | Tensor = ERROR_WEIGHT) -> Tensor:
     """Integers next to `residual` (in steps) of least ``bits + weight * error^2``; same shape, float.
 
-    Zero where the index is 0. `index` holds scale indices (integer type), `price` is `prices` on the same device.
+    Zero where the index is 0. `weight` broadcasts over them. `index` holds scale indices (integer type), `price`
+    is `prices` on the same device.
     """
     magnitude = residual.abs()
     low = magnitude.floor()

@@ -10,6 +10,7 @@ of each channel follows from the same curvature and lambda.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,8 +24,23 @@ DAMPING = 0.5
 """Share of a Newton step that is taken when there are several."""
 
 Inner = tuple[slice, slice]
-Choose = Callable[[Tensor, Tensor], Tensor]
-"""Target y [1, N, h, w] and error weights [1, N, 1, 1] in bits per squared step -> y_hat [1, N, h, w]."""
+Choose = Callable[[Tensor], Tensor]
+"""Target y [1, N, h, w] -> the y_hat that is chosen for it."""
+
+
+class Frame(NamedTuple):
+    """A tile in its surroundings.
+
+    x, y
+        f32 [1, 3, H, W] in [0, 1] of the tile and its halo, and latents [1, N, H/16, W/16] as g_a gives them.
+    inner, seen
+        Where in y the tile lies; where in x its pixels lie that belong to the picture.
+    """
+
+    x: Tensor
+    y: Tensor
+    inner: Inner
+    seen: Inner
 
 
 def curvature(net: CodecNet) -> Tensor:
@@ -39,44 +55,32 @@ def error_weights(net: CodecNet, quality: Tensor, lmbda: float) -> Tensor:
 
 
 def refine(
-    net: CodecNet, x: Tensor, y: Tensor, y_hat: Tensor, inner: Inner, seen: Inner, quality: Tensor,
-    lmbda: float, grey: bool, steps: int, choose: Choose,
-) -> Tensor:  # fmt: skip
-    """Target [1, N, h, w] for the latents of one tile after `steps` steps.
+    net: CodecNet, frame: Frame, y_hat: Tensor, quality: Tensor, lmbda: float, grey: bool, steps: int, choose: Choose
+) -> Tensor:
+    """Target [1, N, h, w] for the latents of a tile after `steps` steps.
 
-    Parameters
-    ----------
-    x
-        f32 [1, 3, H, W] in [0, 1]: the tile and its halo.
-    y, y_hat
-        Latents of all of `x` as g_a gives them, and of the tile as they would be decoded without refinement.
-    inner, seen
-        Where in y the tile lies; where in x its pixels lie that belong to the picture.
-    choose
-        Picks residuals for a target.
+    `y_hat` is what the tile would be decoded to without refinement. Around the tile, where what will be decoded
+    is not known yet, g_s sees y as it is.
     """
-    bits = lmbda / 3.0
-    inverse = 1.0 / (2.0 * bits * curvature(net))
-    weights = error_weights(net, quality, lmbda)
+    step_size = 1.0 / (2.0 * curvature(net))
     damping = 1.0 if steps == 1 else DAMPING
-    target = y[(..., *inner)]
-    surroundings = y.clone()
+    target = frame.y[(..., *frame.inner)]
+    latents = frame.y.clone()
     for step in range(steps):
         if step:
-            y_hat = choose(target, weights)
-        surroundings[(..., *inner)] = y_hat
-        gradient = _gradient(net, x, surroundings, seen, quality, grey)[(..., *inner)]
-        target = torch.lerp(target, y_hat - bits * inverse * gradient, damping)
+            y_hat = choose(target)
+        latents[(..., *frame.inner)] = y_hat
+        gradient = _gradient(net, frame.x, latents, frame.seen, quality, grey)[(..., *frame.inner)]
+        target = torch.lerp(target, y_hat - step_size * gradient, damping)
     return target
 
 
-@torch.inference_mode(False)
-@torch.enable_grad()
 def _gradient(net: CodecNet, x: Tensor, y_hat: Tensor, seen: Inner, quality: Tensor, grey: bool) -> Tensor:
     """Of the squared error summed over the pixels in `seen`, 255 scale, by y_hat."""
-    latents = y_hat.clone().requires_grad_(True)
-    difference = 255.0 * (net.g_s(latents, quality.clone()) - x.clone())[(..., *seen)]
-    if grey:  # what a grey picture's decoder shows is the mean of the three planes
-        difference = difference.mean(1, keepdim=True) * 3.0**0.5
-    (gradient,) = torch.autograd.grad(difference.square().sum(), latents)
+    with torch.inference_mode(False), torch.enable_grad():
+        latents = y_hat.clone().requires_grad_(True)  # clones leave inference mode
+        difference = 255.0 * (net.g_s(latents, quality.clone()) - x.clone())[(..., *seen)]
+        if grey:  # what a grey picture's decoder shows is the mean of the three planes
+            difference = difference.mean(1, keepdim=True) * 3.0**0.5
+        (gradient,) = torch.autograd.grad(difference.square().sum(), latents)
     return gradient

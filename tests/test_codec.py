@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import nncodec
-from nncodec import codec, container, decoding, picture, tiling
+from nncodec import codec, container, decoding, encoding, picture, tiling
 from nncodec.container import Color, Header, SectionType
 from nncodec.errors import CorruptError, FormatError, InputError, LimitError, ModelNotFoundError
 from nncodec.weights import Model
@@ -141,10 +141,10 @@ def test_windows_leave_no_seams(tiny: Model, photo: np.ndarray, window: int) -> 
 
 def test_tiled_analysis_equals_the_full_frame(tiny: Model, photo: np.ndarray) -> None:
     plane = tiling.padded(photo.shape[0]), tiling.padded(photo.shape[1])
-    whole = codec.analyze(tiny, photo, tiling.Rect(0, 0, *plane), 50)
+    whole = encoding.analyze(tiny, photo, tiling.Rect(0, 0, *plane), 50)
     for tile in tiling.grid(*plane, 64):
         rows, columns = tiling.inside(tile, tiling.Rect(0, 0, *plane), 16)
-        assert torch.allclose(codec.analyze(tiny, photo, tile, 50), whole[:, :, rows, columns], atol=1e-4)
+        assert torch.allclose(encoding.analyze(tiny, photo, tile, 50), whole[:, :, rows, columns], atol=1e-4)
 
 
 def test_halo_is_no_larger_than_needed(tiny: Model, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,21 +212,21 @@ def test_public_api_is_one_call_each_way(tiny_path: Path, photo: np.ndarray) -> 
     assert isinstance(nncodec.decompress(data), nncodec.Picture)
 
 
-@pytest.mark.parametrize("effort", [0, 1])
+@pytest.mark.parametrize("effort", [0, 1, 3])
 def test_tiles_taken_together_give_the_same_file_and_picture(
     effort: int, tiny: Model, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together: list[int] = []
-    encode_tiles = codec.encode_tiles
+    encode = encoding.Chooser.encode
 
-    def watched(model: Model, y: torch.Tensor, *rest: object) -> object:
+    def watched(self: encoding.Chooser, y: torch.Tensor, z_hat: np.ndarray) -> object:
         together.append(len(y))
-        return encode_tiles(model, y, *rest)  # type: ignore[arg-type]
+        return encode(self, y, z_hat)
 
     alone = codec.compress(photo, 70, tiny, effort=effort, tile_log2=6)
     expected = codec.decompress(alone, model=tiny).color
-    monkeypatch.setattr(codec, "tiles_at_once", lambda _: 2)
-    monkeypatch.setattr(codec, "encode_tiles", watched)
+    monkeypatch.setattr(encoding, "tiles_at_once", lambda _: 2)
+    monkeypatch.setattr(encoding.Chooser, "encode", watched)
     steps: list[tuple[int, int]] = []
     data = codec.compress(photo, 70, tiny, effort=effort, tile_log2=6, progress=lambda *step: steps.append(step))
     assert together == [2, 2] * 3

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from nncodec import codec, freqs, weights
+from nncodec import encoding, freqs, weights
 from nncodec.config import PASSES, ModelConfig
 from nncodec.effort import prices
 from nncodec.entropy import EntropyModel, take
@@ -102,8 +102,8 @@ def _histograms(model: Model, store: PictureStore, pictures: int, end: float) ->
         color = store.picture(int(i) * len(store) // count)
         color = color[: min(color.shape[0], 512) // 64 * 64, : min(color.shape[1], 512) // 64 * 64]
         for quality in FIT_QUALITIES:
-            y = codec.analyze(model, color, Rect(0, 0, *color.shape[:2]), quality)
-            _, symbols = codec.encode_tile(model, y, quality, price)
+            y = encoding.analyze(model, color, Rect(0, 0, *color.shape[:2]), quality)
+            _, symbols = encoding.encode_tile(model, y, quality, price)
             passes = model.entropy.passes(symbols.z_hat, quality)
             index = next(passes)
             for k in range(PASSES):

@@ -1,0 +1,197 @@
+"""Rows of pixels -> sections: latents, what effort makes of them, streams of tiles, one row of tiles at a time.
+
+Knows the networks and windows of pixels; nothing of files. The counterpart of `decoding`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nncodec import decoding, picture, quadtree, tiling
+from nncodec.config import PASSES, Y_STRIDE, Z_MAX
+from nncodec.container import Header, Section, SectionType
+from nncodec.decoding import Progress, device_of, inference, quality_of, tiles
+from nncodec.effort import ERROR_WEIGHT, REFINING_STEPS, prices, rounded
+from nncodec.entropy import Indices, Integers, Symbols
+from nncodec.nets.model import quadtree_pass
+from nncodec.picture import Levels
+from nncodec.rangecoder import RESIDUAL_MAX
+from nncodec.refine import Frame, error_weights, refine
+from nncodec.rows import Rows
+from nncodec.tiling import Rect
+from nncodec.weights import Model
+
+GPU_TILES = 16
+"""Tiles that share their passes on a GPU. One of 1024 pixels a side has 5 MB of latents; the nets hold some such."""
+
+
+def tiles_at_once(model: Model) -> int:
+    """How many tiles of one size go through the networks together: one on a CPU, which one keeps busy."""
+    return 1 if device_of(model).type == "cpu" else GPU_TILES
+
+
+def sections(model: Model, header: Header, source: Rows, effort: int, progress: Progress | None) -> Iterator[Section]:
+    """Sections of every tile, in file order; the picture is read one row of tiles at a time."""
+    price = prices(model.entropy.tables).to(device_of(model)) if effort else None
+    whole, halo = decoding.plane(header), model.config.analysis_halo
+    band, top, done = source.rows(0, 1), 0, 0
+    for run in tiling.runs(tiles(header), tiles_at_once(model)):
+        if run[0].left == 0:
+            top = max(run[0].top - halo, 0)
+            band = source.rows(top, min(run[0].bottom + halo, header.height))
+        originals: list[Tensor] = []
+        targets: list[Tensor] = []
+        weight: float | Tensor = ERROR_WEIGHT
+        for tile in run:
+            window = tiling.with_halo(tile, halo, whole.height, whole.width)
+            levels = _window(band.color, Rect(window.top - top, window.left, window.bottom - top, window.right))
+            x, y = _analyzed(model, levels, header.quality)
+            inner = tiling.inside(tile, window, Y_STRIDE)
+            target = y[(..., *inner)]
+            originals.append(target)
+            if steps := REFINING_STEPS.get(effort, 0):
+                frame = Frame(x, y, inner, _seen(tile, window, header))
+                target, weight = _refined(model, frame, target, header.quality, price, band.is_grey, steps)
+            targets.append(target)
+        chosen = Chooser(model, header.quality, price, weight, band.is_grey)
+        z_hat = chosen.hyper(torch.cat(originals))  # of what g_a gave: of refined targets it costs 0.6 % more
+        for tile, (stream, _) in zip(run, chosen.encode(torch.cat(targets), z_hat), strict=True):
+            yield Section(SectionType.TILE, stream)
+            if band.alpha is not None:
+                part = band.alpha[tile.top - top : tile.bottom - top, tile.left : tile.right]
+                yield Section(SectionType.ALPHA, picture.encode_alpha(part))
+        done += len(run)
+        if progress:
+            progress(done, header.tiles)
+
+
+def _window(color: Levels, rect: Rect) -> Levels:
+    """Levels [h, w, 3] of the padded plane: beyond the picture its last row and column repeat."""
+    down = np.minimum(np.arange(rect.top, rect.bottom), color.shape[0] - 1)
+    across = np.minimum(np.arange(rect.left, rect.right), color.shape[1] - 1)
+    part = color[down][:, across]
+    return part if part.ndim == 3 else np.repeat(part[..., None], 3, axis=2)
+
+
+def _seen(tile: Rect, window: Rect, header: Header) -> tuple[slice, slice]:
+    """Where in `window` those pixels of `tile` lie that belong to the picture."""
+    shown = Rect(tile.top, tile.left, min(tile.bottom, header.height), min(tile.right, header.width))
+    return tiling.inside(shown, window)
+
+
+def _analyzed(model: Model, levels: Levels, quality: int) -> tuple[Tensor, Tensor]:
+    """x f32 [1, 3, h, w] in [0, 1] and y f32 [1, N, h/16, w/16] of one window."""
+    device = device_of(model)
+    peak = np.iinfo(levels.dtype).max
+    with inference():
+        x = torch.from_numpy(levels if peak == 255 else levels.astype(np.float32)).to(device)
+        x = (x.permute(2, 0, 1)[None].float() / float(peak)).contiguous(memory_format=torch.channels_last)
+        return x, model.net.g_a(x, quality_of(model, quality))
+
+
+def analyze(model: Model, color: Levels, tile: Rect, quality: int) -> Tensor:
+    """Latents y f32 [1, N, h/16, w/16] of one tile, as the full frame would give them."""
+    plane = tiling.padded(color.shape[0]), tiling.padded(color.shape[1])
+    window = tiling.with_halo(tile, model.config.analysis_halo, *plane)
+    _, y = _analyzed(model, _window(color, window), quality)
+    return y[(..., *tiling.inside(tile, window, Y_STRIDE))]
+
+
+def _refined(
+    model: Model, frame: Frame, y: Tensor, quality: int, price: Tensor | None, grey: bool, steps: int
+) -> tuple[Tensor, Tensor]:
+    """Target and error weights for one tile."""
+    q, lmbda = quality_of(model, quality), model.config.lmbda(quality)
+    with inference():
+        weights = error_weights(model.net, q, lmbda)
+    first = Chooser(model, quality, price, ERROR_WEIGHT, grey)
+    z_hat = first.hyper(y)
+    later = Chooser(model, quality, price, weights, grey)
+    target = refine(
+        model.net,
+        frame,
+        first.reconstruct(y, z_hat),
+        q,
+        lmbda,
+        grey,
+        steps,
+        lambda aim: later.reconstruct(aim, z_hat),
+    )
+    return target, weights
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """Picks the residuals of latents y [B, N, h, w] of tiles of one size.
+
+    With `price` (`effort.prices`) bits are weighed against error, of which one squared step is worth `weight`
+    bits (a scalar, or [1, N, 1, 1]); without, residuals are rounded. The chroma channels of a `grey` picture
+    are not coded.
+    """
+
+    model: Model
+    quality: int
+    price: Tensor | None = None
+    weight: float | Tensor = ERROR_WEIGHT
+    grey: bool = False
+
+    def hyper(self, y: Tensor) -> Integers:
+        """z_hat int32 [B, Cz, h/4, w/4]."""
+        with inference():
+            z = self.model.net.h_a(y, quality_of(self.model, self.quality)).round().clamp(-Z_MAX, Z_MAX)
+        z_hat: Integers = z.to("cpu", torch.int32).numpy()
+        z_hat[:, self.model.entropy.z_index(self.quality, *z_hat.shape[2:]) == 0] = 0
+        return z_hat
+
+    def encode(self, y: Tensor, z_hat: Integers) -> list[tuple[bytes, Symbols]]:
+        """Range-coded stream and symbols of each tile."""
+        passes = _Passes(self, y, z_hat)
+        return self.model.entropy.encode(z_hat, self.quality, passes.choose, self.grey)
+
+    def reconstruct(self, y: Tensor, z_hat: Integers) -> Tensor:
+        """y_hat [1, N, h, w] of one tile, without coding it."""
+        passes = _Passes(self, y, z_hat)
+        indices = self.model.entropy.passes(z_hat[0], self.quality, self.grey)
+        index = next(indices)
+        for k in range(PASSES):
+            residuals = passes.choose(k, index[None])
+            if k < PASSES - 1:
+                index = indices.send(residuals[0])
+        return passes.y_hat
+
+
+def encode_tile(model: Model, y: Tensor, quality: int, price: Tensor | None = None) -> tuple[bytes, Symbols]:
+    """Range-coded stream and symbols of the latents y [1, N, h, w] of one tile, without refinement."""
+    chooser = Chooser(model, quality, price)
+    return chooser.encode(y, chooser.hyper(y))[0]
+
+
+class _Passes:
+    """The passes over some tiles: `choose` picks the residuals of one, `y_hat` is what they have come to."""
+
+    def __init__(self, by: Chooser, y: Tensor, z_hat: Integers) -> None:
+        self._by, self._y, self._net = by, y, by.model.net
+        with inference():
+            self._q = quality_of(by.model, by.quality)
+            self._features = self._net.mean_net.features(torch.from_numpy(z_hat).float().to(y.device))
+            self._gain = self._net.gain(self._q)
+            self.y_hat = torch.zeros_like(y)
+
+    def choose(self, k: int, index: Indices) -> Integers:
+        """Residuals int32 [B, N, h/2, w/2] of pass k under these scale indices."""
+        by = self._by
+        with inference():
+            means = self._net.mean_net.means(self._features, self.y_hat, self._q, k)
+            residual = ((quadtree_pass(self._y, k) - means) * self._gain).clamp(-RESIDUAL_MAX, RESIDUAL_MAX)
+            scale_index = torch.from_numpy(index).to(means.device)
+            if by.price is None:
+                r = residual.round().masked_fill_(scale_index == 0, 0)
+            else:
+                r = rounded(residual, scale_index, by.price, by.weight)
+            quadtree.put(self.y_hat, k, means + r / self._gain)
+            return r.to("cpu", torch.int32).numpy()
