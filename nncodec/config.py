@@ -12,6 +12,8 @@ Y_STRIDE = 16
 """Pixels per latent position of y in each direction."""
 Z_STRIDE = 64
 """Pixels per latent position of z; every plane is padded to a multiple of it."""
+Z_BYTES = 4
+"""A tile's stream has at least so many bytes for each position of z: no file claims over 1024 pixels a byte."""
 PASSES = 4
 """Coding passes over y, one per position of a 2x2 cell and channel group."""
 GROUPS = 4

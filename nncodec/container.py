@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
-from nncodec.config import QUALITIES
+from nncodec import tiling
+from nncodec.config import QUALITIES, Z_BYTES, Z_STRIDE
 from nncodec.errors import CorruptError, LimitError, NotAecError, UnsupportedError
 
 MAGIC = b"\x8bAEC\r\n"
@@ -27,6 +29,8 @@ METADATA_MAX = 1 << 24
 _HEADER = struct.Struct("<6sBBBBBII8sH")
 _ENTRY = struct.Struct("<BII")
 _CRC = struct.Struct("<I")
+HEADER_SIZE = _HEADER.size
+"""Bytes before the section table."""
 
 
 class Color(IntEnum):
@@ -66,6 +70,12 @@ class Header:
         """Number of TILE sections, in raster order."""
         size = 1 << self.tile_log2
         return -(-self.width // size) * -(-self.height // size)
+
+    def tile_floors(self) -> Iterator[int]:
+        """Least length in bytes of each tile's payload, in file order."""
+        plane = tiling.padded(self.height), tiling.padded(self.width)
+        for tile in tiling.grid(*plane, 1 << self.tile_log2):
+            yield Z_BYTES * (tile.height // Z_STRIDE) * (tile.width // Z_STRIDE)
 
 
 @dataclass(frozen=True)
@@ -107,9 +117,16 @@ def pack(header: Header, sections: list[Section]) -> bytes:
     return data
 
 
-def parse_header(data: bytes, pixels_max: int = PIXELS_MAX) -> tuple[Header, list[Entry]]:
+def table_end(head: bytes) -> int:
+    """Bytes that `parse_header` needs of a file that starts with `head`, at least HEADER_SIZE bytes."""
+    count: int = _HEADER.unpack_from(head)[-1]
+    return _HEADER.size + count * _ENTRY.size + _CRC.size
+
+
+def parse_header(data: bytes, pixels_max: int = PIXELS_MAX, *, whole: bool = True) -> tuple[Header, list[Entry]]:
     """Read and check header and section table; no payload is touched.
 
+    With `whole` false `data` may end before the sections do: a file's beginning, or a truncated file.
     Raises NotAecError, UnsupportedError, CorruptError or LimitError.
     """
     if data[: len(MAGIC)] != MAGIC:
@@ -142,7 +159,12 @@ def parse_header(data: bytes, pixels_max: int = PIXELS_MAX) -> tuple[Header, lis
             f"picture of {width}x{height} is over the limit of {pixels_max} pixels; raise it if you trust the file"
         )
     header = Header(width, height, quality, model_id, Color(color), depth, tile_log2)
-    return header, _parse_table(data, header, count)
+    entries = _parse_table(data, header, count)
+    stop = entries[-1].offset + entries[-1].length
+    if whole and stop != len(data):
+        what = "truncated; --partial decodes what there is" if stop > len(data) else "followed by other bytes"
+        raise CorruptError(f"sections end at byte {stop}, the file at {len(data)}; it is {what}")
+    return header, entries
 
 
 def _parse_table(data: bytes, header: Header, count: int) -> list[Entry]:
@@ -162,9 +184,11 @@ def _parse_table(data: bytes, header: Header, count: int) -> list[Entry]:
         raise CorruptError(
             f"section table: {tiles} tiles where a {header.width}x{header.height} picture has {header.tiles}"
         )
-    if offset != len(data):
-        kind_of_damage = "truncated" if offset > len(data) else "followed by other bytes"
-        raise CorruptError(f"sections end at byte {offset}, the file at {len(data)}; it is {kind_of_damage}")
+    # Before a pixel is allocated: what a file claims is bounded by what it holds.
+    lengths = [entry.length for entry in entries[count - tiles :]]
+    for number, (length, floor) in enumerate(zip(lengths, header.tile_floors(), strict=True)):
+        if length < floor:
+            raise CorruptError(f"tile {number}: {length} bytes where at least {floor} are needed; the file is invalid")
     return entries
 
 
@@ -173,17 +197,24 @@ def section_name(entries: list[Entry], index: int) -> str:
     entry = entries[index]
     if entry.type is not SectionType.TILE:
         return entry.type.name.lower()
-    return f"tile {sum(e.type is SectionType.TILE for e in entries[:index])}"
+    others = sum(e.type is not SectionType.TILE for e in entries[: len(SectionType)])  # they come first, once each
+    return f"tile {index - others}"
 
 
 def payload(data: bytes, entries: list[Entry], index: int) -> bytes:
     """Payload of one section, CRC checked. Raises CorruptError naming the section."""
     entry = entries[index]
-    body = data[entry.offset : entry.offset + entry.length]
+    stop = entry.offset + entry.length
+    if len(data) < stop:
+        name = section_name(entries, index)
+        raise CorruptError(f"{name}: the file ends at byte {len(data)}, before the section does at {stop}")
+    body = data[entry.offset : stop]
     found = zlib.crc32(body)
     if found != entry.crc:
         name = section_name(entries, index)
-        raise CorruptError(f"{name}: crc {found:08x} does not match {entry.crc:08x}; the file is damaged")
+        raise CorruptError(
+            f"{name}: crc {found:08x} does not match {entry.crc:08x}; the file is damaged, --partial decodes the rest"
+        )
     return body
 
 

@@ -19,7 +19,7 @@ SECTIONS = [
     Section(SectionType.ICC, container.deflate(b"profile")),
     Section(SectionType.ALPHA, b"png"),
     Section(SectionType.TILE, b"abcd"),
-    Section(SectionType.TILE, b""),
+    Section(SectionType.TILE, b"efgh"),
 ]
 DATA = container.pack(HEADER, SECTIONS)
 HEAD = 29
@@ -47,8 +47,8 @@ def test_pack_then_parse_gives_the_same() -> None:
 
 
 def test_single_tile_costs_at_most_48_bytes() -> None:
-    data = container.pack(Header(64, 64, 1, b"modelid!"), [Section(SectionType.TILE, b"")])
-    assert len(data) == 42
+    data = container.pack(Header(64, 64, 1, b"modelid!"), [Section(SectionType.TILE, b"word")])
+    assert len(data) == 46
 
 
 def test_every_truncation_is_an_error() -> None:
@@ -73,7 +73,7 @@ def test_trailing_bytes_are_refused() -> None:
 def test_damaged_tile_is_named() -> None:
     data = bytearray(DATA)
     data[-1] ^= 1
-    with pytest.raises(CorruptError, match=r"tile 0: crc [0-9a-f]{8} does not match [0-9a-f]{8}"):
+    with pytest.raises(CorruptError, match=r"tile 1: crc [0-9a-f]{8} does not match [0-9a-f]{8}"):
         container.parse(bytes(data))
 
 
@@ -109,6 +109,16 @@ def test_damaged_section_is_named() -> None:
 def test_bad_header_is_refused_with_the_fact(data: bytes, error: type[FormatError], words: str) -> None:
     with pytest.raises(error, match=words):
         container.parse(data)
+
+
+@pytest.mark.parametrize(("tile_log2", "side"), [(12, 4096), (12, 4000), (6, 64), (10, 1000)])
+def test_a_file_claims_at_most_1024_pixels_a_byte(tile_log2: int, side: int) -> None:
+    header = Header(side, side, 40, b"modelid!", tile_log2=tile_log2)
+    (floor,) = header.tile_floors()
+    assert floor >= side * side / 1024
+    container.pack(header, [Section(SectionType.TILE, bytes(floor))])
+    with pytest.raises(ValueError, match=f"tile 0: {floor - 1} bytes where at least {floor} are needed"):
+        container.pack(header, [Section(SectionType.TILE, bytes(floor - 1))])
 
 
 def test_pixel_limit_is_the_callers() -> None:
@@ -152,5 +162,5 @@ def test_any_bytes_give_a_typed_error_or_a_header(body: bytes, sealed: bool) -> 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 100), st.sampled_from(Color), st.integers(10, 12))
 def test_any_header_survives(width: int, height: int, quality: int, color: Color, tile_log2: int) -> None:
     header = Header(width, height, quality, b"12345678", color, 8, tile_log2)
-    sections = [Section(SectionType.TILE, bytes([i])) for i in range(header.tiles)]
+    sections = [Section(SectionType.TILE, bytes(floor)) for floor in header.tile_floors()]
     assert container.parse(container.pack(header, sections)) == (header, sections)
