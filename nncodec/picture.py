@@ -12,15 +12,25 @@ import secrets
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
+from nncodec import png
 from nncodec.errors import CorruptError, InputError
+from nncodec.tiling import Rect
 
 Levels = NDArray[np.uint8]
+
+
+class Damage(NamedTuple):
+    """A section that could not be decoded: its name ('tile 3', 'icc'), why, and what area a tile covers."""
+
+    section: str
+    reason: str
+    area: Rect | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +43,8 @@ class Picture:
         u8 [H, W] or None.
     icc, exif, xmp
         The file's own bytes or None.
+    damage
+        Of a damaged file decoded with ``partial=True``: what is missing. A tile's area is filled smoothly.
     """
 
     color: Levels
@@ -40,6 +52,7 @@ class Picture:
     icc: bytes | None = None
     exif: bytes | None = None
     xmp: bytes | None = None
+    damage: tuple[Damage, ...] = ()
 
     @property
     def height(self) -> int:
@@ -52,6 +65,17 @@ class Picture:
     @property
     def is_grey(self) -> bool:
         return self.color.ndim == 2
+
+    def damage_report(self) -> list[str]:
+        """`damage` in words, a line each."""
+        lines = []
+        for section, reason, area in self.damage:
+            where = ""
+            if area is not None:
+                right, bottom = min(area.right, self.width), min(area.bottom, self.height)
+                where = f" (x {area.left}..{right - 1}, y {area.top}..{bottom - 1}: filled from its surroundings)"
+            lines.append((reason if section in reason else f"{section}: {reason}") + where)
+        return lines
 
     def to_pil(self) -> Image.Image:
         """Pillow image of mode L, LA, RGB or RGBA, with ICC and EXIF in its ``info``."""
@@ -124,11 +148,11 @@ def encode_alpha(alpha: Levels) -> bytes:
 def decode_alpha(body: bytes, width: int, height: int) -> Levels:
     """Inverse of `encode_alpha`. Raises CorruptError unless it is exactly such a PNG of that size."""
     try:
-        with Image.open(io.BytesIO(body), formats=["PNG"]) as image:
+        with png.opened(body) as image:
             if image.size != (width, height) or image.mode != "L":
                 raise CorruptError(f"alpha: {image.mode} {image.width}x{image.height}, not L {width}x{height}")
             return np.asarray(image).copy()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError) as error:
         raise CorruptError(f"alpha: not a readable PNG ({error})") from None
 
 
