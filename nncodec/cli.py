@@ -19,7 +19,7 @@ import click
 
 from nncodec import __version__, container
 from nncodec.config import QUALITIES, SIZES
-from nncodec.errors import InputError, NncodecError
+from nncodec.errors import CorruptError, InputError, NncodecError
 
 SUFFIX = ".aec"
 T = TypeVar("T")
@@ -130,6 +130,8 @@ def compress(
 @_output
 @click.option("--max-pixels", type=click.IntRange(1), default=container.PIXELS_MAX, show_default=True,
               help="Refuse larger pictures.")  # fmt: skip
+@click.option("--partial", is_flag=True,
+              help="Of a damaged file, write what is intact; say what is not and exit with 1.")  # fmt: skip
 @_device
 @_threads
 @_force
@@ -137,6 +139,7 @@ def decompress(
     inputs: tuple[Path, ...],
     output: Path | None,
     max_pixels: int,
+    partial: bool,
     device: str | None,
     threads: int | None,
     force: bool,
@@ -146,15 +149,25 @@ def decompress(
 
     _set_threads(threads)
 
+    def decode(data: bytes, progress: Callable[[int, int], None]) -> picture.Picture:
+        try:
+            return codec.decompress(data, device=device, max_pixels=max_pixels, progress=progress, partial=partial)
+        except CorruptError as error:
+            if not partial and container.has_header(data):
+                raise CorruptError(f"{error}; --partial decodes the rest") from None
+            raise
+
     def one(source: Path, target: Path) -> str:
         begin = time.perf_counter()
         data = _read_bytes(source)
         with _tiles_bar(source) as progress:
-            image = _named(
-                source, lambda: codec.decompress(data, device=device, max_pixels=max_pixels, progress=progress)
-            )
+            image = _named(source, lambda: decode(data, progress))
         encoded = picture.encode_file(image, ".png" if _is_dash(target) else target.suffix)
         _write(target, encoded, force)
+        if image.damage:
+            _report(source, image.damage_report())
+            lost = sum(damage.area is not None for damage in image.damage)
+            raise CorruptError(f"{source}: damaged, {lost} tiles lost; what is intact was written to {target}")
         bpp = 8 * len(data) / (image.width * image.height)
         return _line(source, target, image.width, image.height, len(data), bpp, begin)
 
@@ -400,6 +413,14 @@ def _named(path: Path, action: Callable[[], T]) -> T:
         return action()
     except NncodecError as error:
         raise type(error)(f"{path}: {error}") from None
+
+
+def _report(source: Path, lines: list[str], most: int = 8) -> None:
+    """Warnings about one file on stderr, not more than fit a screen."""
+    for line in lines[:most]:
+        click.echo(f"nncodec: warning: {source}: {line}", err=True)
+    if len(lines) > most:
+        click.echo(f"nncodec: warning: {source}: and {len(lines) - most} more", err=True)
 
 
 def _write(target: Path, data: bytes, force: bool) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
+from functools import partial as partial_
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,12 @@ from torch import Tensor
 
 from nncodec import container, picture, quadtree, tiling, weights
 from nncodec.config import PASSES, QUALITIES, Y_STRIDE, Z_MAX
-from nncodec.container import Color, Header, Section, SectionType
+from nncodec.container import Color, Entry, Header, Section, SectionType
 from nncodec.effort import DEFAULT, LEVELS, prices, rounded
 from nncodec.entropy import Indices, Integers, Symbols, take
 from nncodec.errors import CorruptError, InputError
 from nncodec.nets.model import quadtree_pass
+from nncodec.partial import Salvage
 from nncodec.picture import Levels, Picture
 from nncodec.rangecoder import RESIDUAL_MAX
 from nncodec.tiling import Rect
@@ -37,10 +40,14 @@ def _load(path: Path, device: str) -> Model:
     return weights.load(weights.describe(path), device)
 
 
+_loading = threading.Lock()
+
+
 def load_model(name: str | None = None, device: str | None = None, model_id: bytes | None = None) -> Model:
     """Installed weights by name, path or id, loaded once a process. Default device: CUDA if present."""
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return _load(weights.find(name, model_id).path, chosen)
+    with _loading:  # threads that start together load one model, not one each
+        return _load(weights.find(name, model_id).path, chosen)
 
 
 def as_picture(image: Image_) -> Picture:
@@ -63,13 +70,34 @@ def as_picture(image: Image_) -> Picture:
 @contextmanager
 def _inference(device: torch.device) -> Iterator[None]:
     """No autograd, and no TF32: pixels must agree between devices to one level."""
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        previous = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(previous)
+    with torch.inference_mode(), _full_precision:
+        yield
+
+
+class _FullPrecision:
+    """torch's process-wide precision at its highest while any thread is inside; then as it was."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._restore = ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._restore.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+                self._restore.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+                torch.set_float32_matmul_precision("highest")
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._restore.close()
+
+
+_full_precision = _FullPrecision()
 
 
 def compress(
@@ -150,34 +178,57 @@ def decompress(
     window: int = WINDOW,
     max_pixels: int = container.PIXELS_MAX,
     progress: Progress | None = None,
+    partial: bool = False,
 ) -> Picture:
     """Decode the bytes of an .aec file.
 
     Every CRC is checked before the entropy coder sees a byte. `model` overrides the installed weights
     that the file names; `window` bounds memory and does not change the result beyond float rounding.
 
+    With `partial` a damaged section is no error: a tile's area is filled from what surrounds it, metadata
+    and alpha are left out, and `Picture.damage` says so. Header and section table must be intact, and one tile.
+
     Raises
     ------
     FormatError, ModelError
     """
-    header, sections = container.parse(data, max_pixels)
+    salvage = Salvage(partial)
+    header, entries = container.parse_header(data, max_pixels, whole=False)
+    salvage.read("end of file", partial_(container.check_end, data, entries))
     if model is None:
         model = load_model(device=device, model_id=header.model_id)
     elif model.id != header.model_id:
         raise InputError(f"the file needs model {header.model_id.hex()}, not {model.name} ({model.id.hex()})")
-    blocks = {s.type: s.payload for s in sections if s.type is not SectionType.TILE}
-    streams = [s.payload for s in sections if s.type is SectionType.TILE]
-    y_hat = decode_latents(model, header, streams, progress)
+    others = len(entries) - header.tiles
+    areas = [None] * others + tiles(header)
+    bodies = [
+        salvage.read(container.section_name(entries, i), partial_(container.payload, data, entries, i), areas[i])
+        for i in range(len(entries))
+    ]
+    y_hat = decode_latents(model, header, bodies[others:], progress, salvage)
     color = synthesize(model, y_hat, header, window)
+    salvage.fill(color)
+    return Picture(color, *_carried(header, entries, bodies[:others], salvage), tuple(salvage.damage))
+
+
+def _carried(
+    header: Header, entries: list[Entry], bodies: list[bytes | None], salvage: Salvage
+) -> tuple[Levels | None, bytes | None, bytes | None, bytes | None]:
+    """Alpha, ICC, EXIF and XMP of the sections before the tiles."""
+    blocks = {entry.type: body for entry, body in zip(entries, bodies, strict=False) if body is not None}
     alpha = blocks.get(SectionType.ALPHA)
-    return Picture(
-        color,
-        None if alpha is None else picture.decode_alpha(alpha, header.width, header.height),
-        *(
-            container.inflate(blocks[kind], kind.name.lower()) if kind in blocks else None
-            for kind in (SectionType.ICC, SectionType.EXIF, SectionType.XMP)
-        ),
+    plane = (
+        None
+        if alpha is None
+        else salvage.read("alpha", partial_(picture.decode_alpha, alpha, header.width, header.height))
     )
+    icc, exif, xmp = (
+        salvage.read(kind.name.lower(), partial_(container.inflate, blocks[kind], kind.name.lower()))
+        if kind in blocks
+        else None
+        for kind in (SectionType.ICC, SectionType.EXIF, SectionType.XMP)
+    )
+    return plane, icc, exif, xmp
 
 
 def tiles(header: Header) -> list[Rect]:
@@ -259,21 +310,41 @@ def reconstruct(model: Model, symbols: Symbols, quality: int) -> Tensor:
         return y_hat
 
 
-def decode_symbols(model: Model, header: Header, streams: list[bytes]) -> Iterator[tuple[Rect, Symbols]]:
-    """Symbols of every tile, in file order. Exact: the same on every machine. Raises CorruptError."""
+def decode_symbols(
+    model: Model, header: Header, streams: Sequence[bytes | None], salvage: Salvage | None = None
+) -> Iterator[tuple[Rect, Symbols]]:
+    """Symbols of every tile, in file order. Exact: the same on every machine. Raises CorruptError.
+
+    A stream of None, or one that `salvage` misses, gives zeros.
+    """
+    keep = salvage or Salvage(False)
     for number, (tile, stream) in enumerate(zip(tiles(header), streams, strict=True)):
-        try:
-            yield tile, model.entropy.decode(stream, header.quality, tile.height // Y_STRIDE, tile.width // Y_STRIDE)
-        except CorruptError as error:
-            raise CorruptError(f"tile {number}: {error}") from None
+        size = tile.height // Y_STRIDE, tile.width // Y_STRIDE
+        found = keep.read(f"tile {number}", partial_(_decode_tile, model, header, number, stream, size), tile)
+        yield tile, found or model.entropy.nothing(*size)
 
 
-def decode_latents(model: Model, header: Header, streams: list[bytes], progress: Progress | None = None) -> Tensor:
-    """y_hat f32 [1, N, H/16, W/16] of the padded plane."""
+def _decode_tile(model: Model, header: Header, number: int, stream: bytes | None, size: tuple[int, int]) -> Symbols:
+    if stream is None:
+        return model.entropy.nothing(*size)
+    try:
+        return model.entropy.decode(stream, header.quality, *size)
+    except CorruptError as error:
+        raise CorruptError(f"tile {number}: {error}") from None
+
+
+def decode_latents(
+    model: Model,
+    header: Header,
+    streams: Sequence[bytes | None],
+    progress: Progress | None = None,
+    salvage: Salvage | None = None,
+) -> Tensor:
+    """y_hat f32 [1, N, H/16, W/16] of the padded plane; see `decode_symbols`."""
     plane = Rect(0, 0, tiling.padded(header.height), tiling.padded(header.width))
     shape = (1, model.config.y_channels, plane.height // Y_STRIDE, plane.width // Y_STRIDE)
     y_hat = torch.zeros(shape, device=_device(model)).contiguous(memory_format=torch.channels_last)
-    for number, (tile, symbols) in enumerate(decode_symbols(model, header, streams)):
+    for number, (tile, symbols) in enumerate(decode_symbols(model, header, streams, salvage)):
         rows, columns = tiling.inside(tile, plane, Y_STRIDE)
         y_hat[:, :, rows, columns] = reconstruct(model, symbols, header.quality)
         if progress:

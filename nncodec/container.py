@@ -14,7 +14,7 @@ from enum import IntEnum
 
 from nncodec import tiling
 from nncodec.config import QUALITIES, Z_BYTES, Z_STRIDE
-from nncodec.errors import CorruptError, LimitError, NotAecError, UnsupportedError
+from nncodec.errors import CorruptError, FormatError, LimitError, NotAecError, UnsupportedError
 
 MAGIC = b"\x8bAEC\r\n"
 VERSION = 1
@@ -160,11 +160,26 @@ def parse_header(data: bytes, pixels_max: int = PIXELS_MAX, *, whole: bool = Tru
         )
     header = Header(width, height, quality, model_id, Color(color), depth, tile_log2)
     entries = _parse_table(data, header, count)
-    stop = entries[-1].offset + entries[-1].length
-    if whole and stop != len(data):
-        what = "truncated; --partial decodes what there is" if stop > len(data) else "followed by other bytes"
-        raise CorruptError(f"sections end at byte {stop}, the file at {len(data)}; it is {what}")
+    if whole:
+        check_end(data, entries)
     return header, entries
+
+
+def has_header(data: bytes) -> bool:
+    """Whether header and section table are sound, whatever became of the rest."""
+    try:
+        parse_header(data, SIDE_MAX**2, whole=False)
+    except FormatError:
+        return False
+    return True
+
+
+def check_end(data: bytes, entries: list[Entry]) -> None:
+    """Raises CorruptError unless the file ends where its last section does."""
+    stop = entries[-1].offset + entries[-1].length
+    if stop != len(data):
+        what = "truncated" if stop > len(data) else "followed by other bytes"
+        raise CorruptError(f"sections end at byte {stop}, the file at {len(data)}; it is {what}")
 
 
 def _parse_table(data: bytes, header: Header, count: int) -> list[Entry]:
@@ -212,9 +227,7 @@ def payload(data: bytes, entries: list[Entry], index: int) -> bytes:
     found = zlib.crc32(body)
     if found != entry.crc:
         name = section_name(entries, index)
-        raise CorruptError(
-            f"{name}: crc {found:08x} does not match {entry.crc:08x}; the file is damaged, --partial decodes the rest"
-        )
+        raise CorruptError(f"{name}: crc {found:08x} does not match {entry.crc:08x}; the file is damaged")
     return body
 
 

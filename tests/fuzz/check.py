@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache
 from pathlib import Path
 
@@ -40,6 +41,8 @@ def one_file(data: bytes) -> str:
         _sound(data, codec.decompress(data, model=model(), max_pixels=PIXELS))
     except FormatError as error:
         outcome = _typed(error)
+    if hashlib.sha256(data).digest()[0] % 4:  # a quarter of the files is enough for the other readers
+        return outcome
     try:
         picture = codec.decompress(data, model=model(), max_pixels=PIXELS, partial=True)
         _sound(data, picture)
