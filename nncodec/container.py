@@ -14,7 +14,7 @@ from enum import IntEnum
 
 from nncodec import tiling
 from nncodec.config import QUALITIES, Z_BYTES, Z_STRIDE
-from nncodec.errors import CorruptError, FormatError, LimitError, NotAecError, UnsupportedError
+from nncodec.errors import CorruptError, FormatError, InputError, LimitError, NotAecError, UnsupportedError
 
 MAGIC = b"\x8bAEC\r\n"
 VERSION = 1
@@ -238,9 +238,9 @@ def parse(data: bytes, pixels_max: int = PIXELS_MAX) -> tuple[Header, list[Secti
 
 
 def deflate(block: bytes) -> bytes:
-    """Metadata as stored: a zlib stream."""
+    """Metadata as stored: a zlib stream. Raises InputError."""
     if len(block) > METADATA_MAX:
-        raise ValueError(f"metadata block of {len(block)} bytes is over {METADATA_MAX}")
+        raise InputError(f"metadata block of {len(block)} bytes is over {METADATA_MAX}; leave it out")
     return zlib.compress(block, 9)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nncodec import container
 from nncodec.container import Color, Header, Section, SectionType
-from nncodec.errors import CorruptError, FormatError, LimitError, NotAecError, UnsupportedError
+from nncodec.errors import CorruptError, FormatError, InputError, LimitError, NotAecError, UnsupportedError
 
 HEADER = Header(width=100, height=60, quality=40, model_id=b"modelid!", tile_log2=6)
 SECTIONS = [
@@ -138,6 +138,12 @@ def test_unknown_section_type_is_unsupported() -> None:
     data[HEAD] = 99
     with pytest.raises(UnsupportedError, match="type 99"):
         container.parse(reseal(data))
+
+
+def test_metadata_that_no_decoder_takes_is_not_written() -> None:
+    with pytest.raises(InputError, match="over 16777216; leave it out"):
+        container.deflate(bytes(container.METADATA_MAX + 1))
+    assert len(container.inflate(container.deflate(bytes(container.METADATA_MAX)), "icc")) == container.METADATA_MAX
 
 
 def test_metadata_bomb_is_refused() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from functools import cache
 from pathlib import Path
 
 import hostile
 import numpy as np
 import torch
+from PIL import Image
 
+import nncodec.pillow  # noqa: F401
 from nncodec import codec, container, weights
 from nncodec.errors import CorruptError, FormatError, LimitError, NotAecError, UnsupportedError
 from nncodec.picture import Picture
@@ -52,7 +55,21 @@ def one_file(data: bytes) -> str:
         if outcome == "kept":
             raise BrokenPromiseError("a sound file has no partial decode") from error
         _typed(error)
+    _pillow(data, outcome)
     return outcome
+
+
+def _pillow(data: bytes, outcome: str) -> None:
+    """The plugin says the same, in Pillow's words: OSError or an image."""
+    try:
+        with Image.open(io.BytesIO(data), formats=["AEC"]) as image:
+            image.verify()
+    except (OSError, Image.DecompressionBombError) as error:
+        if outcome == "kept":
+            raise BrokenPromiseError(f"decompress takes what Pillow refuses: {error}") from error
+    else:
+        if outcome == "NotAecError":
+            raise BrokenPromiseError("Pillow takes what decompress refuses")
 
 
 def _typed(error: FormatError) -> str:
