@@ -244,7 +244,8 @@ def verify(files: tuple[Path, ...]) -> None:
             except NncodecError as error:
                 damaged.append(str(error))
         if damaged:
-            raise InputError(f"{path}: " + "; ".join(damaged))
+            more = f"; and {len(damaged) - 8} more" if len(damaged) > 8 else ""
+            raise InputError(f"{path}: " + "; ".join(damaged[:8]) + more)
         return f"{path}: ok, {len(entries)} sections, {_spaced(len(data))} B"
 
     _all(files, one)

@@ -50,6 +50,9 @@ class SectionType(IntEnum):
     TILE = 16
 
 
+_KINDS = frozenset(SectionType)
+
+
 @dataclass(frozen=True)
 class Header:
     """What a decoder must know before the first section.
@@ -187,7 +190,7 @@ def _parse_table(data: bytes, header: Header, count: int) -> list[Entry]:
     offset = _HEADER.size + count * _ENTRY.size + _CRC.size
     for i in range(count):
         kind, length, crc = _ENTRY.unpack_from(data, _HEADER.size + i * _ENTRY.size)
-        if kind not in tuple(SectionType):
+        if kind not in _KINDS:
             raise UnsupportedError(f"section {i}: type {kind} is not known to this build; update nncodec")
         previous = entries[-1].type if entries else 0
         if kind < previous or (kind == previous and kind != SectionType.TILE):

@@ -35,6 +35,10 @@ class Parts:
         offset, size = FIELDS[name]
         self.head[offset : offset + size] = (value % (1 << 8 * size)).to_bytes(size, "little")
 
+    def replaced(self, i: int, body: bytes) -> Parts:
+        """The same with another payload of section i."""
+        return Parts(self.head, [*self.sections[:i], (self.sections[i][0], body), *self.sections[i + 1 :]])
+
     def bytes(self, count: int | None = None) -> bytes:
         """The file, all CRCs right; `count` overrides the header's number of sections."""
         head = bytearray(self.head)

@@ -26,8 +26,9 @@ import atheris
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 with atheris.instrument_imports(include=["nncodec"]):
-    import check
     import hostile
+
+    from fuzz import check
 
 STATISTICS = os.environ.get("NNCODEC_FUZZ_STATISTICS")
 """Where counts of outcomes and CPU seconds are written, every 1000 executions."""

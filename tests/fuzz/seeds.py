@@ -7,9 +7,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-import check  # noqa: E402
 import numpy as np  # noqa: E402
 
+from fuzz import check  # noqa: E402
 from nncodec import codec  # noqa: E402
 from nncodec.picture import Picture  # noqa: E402
 
