@@ -33,6 +33,10 @@ MAGNITUDE_MAX = 15
 """The scale context sees min(|r|, MAGNITUDE_MAX)."""
 
 
+WIDTH_MAX, DEPTH_MAX = 4096, 64
+"""Largest width and depth of a network: what a weights file claims sizes its modules before its tensors do."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Channel widths and depths of one model.
@@ -60,8 +64,12 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not value > 0:
-                raise ValueError(f"ModelConfig.{field.name} is {value!r}; it must be positive")
+            if field.type == "int" and (not isinstance(value, int) or isinstance(value, bool)):
+                raise ValueError(f"ModelConfig.{field.name} is {value!r}; it must be a whole number")
+            if not isinstance(value, int | float) or not 1e-9 <= value <= WIDTH_MAX:
+                raise ValueError(f"ModelConfig.{field.name} is {value!r}; it must be positive, at most {WIDTH_MAX}")
+            if "_depth" in field.name and value > DEPTH_MAX:
+                raise ValueError(f"ModelConfig.{field.name} is {value!r}; at most {DEPTH_MAX}")
         if self.y_channels % GROUPS:
             raise ValueError(f"y_channels is {self.y_channels}; it must be a multiple of {GROUPS}")
         if self.y_channels > 3 * Y_STRIDE**2:
