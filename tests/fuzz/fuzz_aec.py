@@ -155,6 +155,7 @@ def _changed_png(body: bytes, room: int, rng: random.Random) -> bytes:
 
 def main() -> None:
     warnings.simplefilter("error")
+    os.environ["NNCODEC_WEIGHTS"] = str(check.TINY.parent)  # where the Pillow plugin looks for the model
     arguments = [*sys.argv, "-timeout=20", "-rss_limit_mb=2048", "-print_final_stats=1", "-len_control=0"]
     atheris.Setup(arguments, one_input, custom_mutator=mutate)
     atheris.Fuzz()
