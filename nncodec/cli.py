@@ -19,7 +19,7 @@ import click
 
 from nncodec import __version__, container
 from nncodec.config import QUALITIES, SIZES
-from nncodec.errors import InputError, NncodecError
+from nncodec.errors import CorruptError, InputError, NncodecError
 
 SUFFIX = ".aec"
 T = TypeVar("T")
@@ -154,6 +154,8 @@ def compress(
 @click.option("--crop", callback=_parse_crop, metavar="X,Y,W,H", help="Only this part of the picture.")
 @click.option("--preview", is_flag=False, flag_value="8", type=click.Choice(["2", "4", "8", "16", "32"]),
               help="A picture so many times smaller, in a third of the time. [8 if no number is given]")  # fmt: skip
+@click.option("--partial", is_flag=True,
+              help="Of a damaged file, write what is intact; say what is not and exit with 1.")  # fmt: skip
 @_max_pixels
 @_device
 @_threads
@@ -163,6 +165,7 @@ def decompress(
     output: Path | None,
     crop: tuple[int, int, int, int] | None,
     preview: str | None,
+    partial: bool,
     max_pixels: int,
     device: str | None,
     threads: int | None,
@@ -179,19 +182,43 @@ def decompress(
         data = _read_bytes(source)
         suffix = ".png" if _is_dash(target) else target.suffix
 
+        damage: list[picture.Damage] = []
+        lines: list[str] = []
+
         def write(file: BinaryIO) -> picture.Outline:
             with _tiles_bar(source) as progress:
-                return codec.decompress_to(
-                    file, suffix, data, crop=crop, preview=smaller, device=device, max_pixels=max_pixels,
-                    progress=progress,
+                if not partial:
+                    return codec.decompress_to(
+                        file, suffix, data, crop=crop, preview=smaller, device=device, max_pixels=max_pixels,
+                        progress=progress,
+                    )  # fmt: skip
+                image = codec.decompress(
+                    data, crop=crop, preview=smaller, device=device, max_pixels=max_pixels, progress=progress,
+                    partial=True,
                 )  # fmt: skip
+            damage.extend(image.damage)
+            lines.extend(image.damage_report())
+            file.write(picture.encode_file(image, suffix))
+            return image.outline
+
+        def decode(file: BinaryIO) -> picture.Outline:
+            try:
+                return write(file)
+            except CorruptError as error:
+                if not partial and container.has_header(data):
+                    raise CorruptError(f"{error}; --partial decodes the rest") from None
+                raise
 
         if _is_dash(target):
-            of = _named(source, lambda: write(sys.stdout.buffer))
+            of = _named(source, lambda: decode(sys.stdout.buffer))
             sys.stdout.buffer.flush()
         else:
             with picture.replacing(target) as file:
-                of = _named(source, lambda: write(file))
+                of = _named(source, lambda: decode(file))
+        if damage:
+            _report(source, lines)
+            lost = sum(d.area is not None for d in damage)
+            raise CorruptError(f"{source}: damaged, {lost} tiles lost; what is intact was written to {target}")
         header, _ = container.parse_header(data, max_pixels)
         return _line(
             source, target, of.width, of.height, len(data), 8 * len(data) / (header.width * header.height), begin
@@ -271,7 +298,8 @@ def verify(files: tuple[Path, ...]) -> None:
             except NncodecError as error:
                 damaged.append(str(error))
         if damaged:
-            raise InputError(f"{path}: " + "; ".join(damaged))
+            more = f"; and {len(damaged) - 8} more" if len(damaged) > 8 else ""
+            raise InputError(f"{path}: " + "; ".join(damaged[:8]) + more)
         return f"{path}: ok, {len(entries)} sections, {_spaced(len(data))} B"
 
     _all(files, one)
@@ -440,6 +468,14 @@ def _named(path: Path, action: Callable[[], T]) -> T:
         return action()
     except NncodecError as error:
         raise type(error)(f"{path}: {error}") from None
+
+
+def _report(source: Path, lines: list[str], most: int = 8) -> None:
+    """Warnings about one file on stderr, not more than fit a screen."""
+    for line in lines[:most]:
+        click.echo(f"nncodec: warning: {source}: {line}", err=True)
+    if len(lines) > most:
+        click.echo(f"nncodec: warning: {source}: and {len(lines) - most} more", err=True)
 
 
 def _write(target: Path, data: bytes, force: bool) -> None:

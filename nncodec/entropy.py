@@ -6,6 +6,7 @@ Everything here is integers; means and pixels are elsewhere.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from nncodec import freqs, quadtree
-from nncodec.config import GROUPS, MAGNITUDE_MAX, PASSES, Z_MAX
+from nncodec.config import GROUPS, MAGNITUDE_MAX, PASSES, Z_BYTES, Z_MAX
 from nncodec.errors import CorruptError
 from nncodec.freqs import Tables
 from nncodec.intnet import IntScaleNet, magnitude_table
@@ -76,7 +77,7 @@ class EntropyModel:
         coder = ResidualEncoder(self.coding)
         coder.put(z_hat, self.z_index(quality, *z_hat.shape[1:]))
         r_hat = self._drive(z_hat, quality, grey, choose, coder.put)
-        return coder.bytes(), Symbols(z_hat, r_hat)
+        return coder.bytes().ljust(_floor(z_hat.shape[1:]), b"\0"), Symbols(z_hat, r_hat)
 
     def decode(
         self, data: bytes, quality: int, height: int, width: int, passes: int = PASSES, grey: bool = False
@@ -85,6 +86,11 @@ class EntropyModel:
 
         With fewer `passes` what the others code stays zero, and the rest of `data` is not looked at.
         """
+        floor = _floor((height // 4, width // 4))
+        if len(data) < floor:
+            raise CorruptError(f"stream of {len(data)} bytes where at least {floor} are needed; the stream is invalid")
+        if len(data) == floor:  # words that fill a stream up say nothing: beyond its end zeros are read anyway
+            data = data[: -(-len(data.rstrip(b"\0")) // 4) * 4]
         coder = ResidualDecoder(self.coding, data)
         z_hat = coder.get(self.z_index(quality, height // 4, width // 4))
         if np.abs(z_hat).max(initial=0) > Z_MAX:
@@ -105,6 +111,13 @@ class EntropyModel:
             if k + 1 < count:
                 index = generator.send(residuals)
         return r_hat
+
+    def nothing(self, height: int, width: int) -> Symbols:
+        """What stands for a tile of y of height x width positions that cannot be decoded: zeros."""
+        z_channels, channels = self.scale_net.z_index.shape[1], self.scale_net.channels
+        return Symbols(
+            np.zeros((z_channels, height // 4, width // 4), np.int32), np.zeros((channels, height, width), np.int32)
+        )
 
     def estimate(self, symbols: Symbols, quality: int, grey: bool = False) -> float:
         """Bits that the tables say the symbols cost, without running the range coder."""
@@ -136,6 +149,11 @@ class EntropyModel:
             except StopIteration as stop:
                 r_hat: Integers = stop.value
         return r_hat
+
+
+def _floor(shape: tuple[int, ...]) -> int:
+    """Least length in bytes of a stream with z of `shape` positions."""
+    return Z_BYTES * math.prod(shape)
 
 
 def take(x: Integers, pass_index: int) -> Integers:
