@@ -55,7 +55,25 @@ def one_file(data: bytes) -> str:
             raise BrokenPromiseError("a sound file has no partial decode") from error
         _typed(error)
     _pillow(data, outcome)
+    _parts(data, outcome)
     return outcome
+
+
+def _parts(data: bytes, outcome: str) -> None:
+    """A preview and a crop: of sound files they have their size, of others they are typed errors or pictures."""
+    for options in ({"preview": 2 ** (1 + len(data) % 5)}, {"crop": (0, 0, 1, 1)}):
+        try:
+            picture = codec.decompress(data, model=model(), max_pixels=PIXELS, **options)
+        except FormatError as error:
+            if outcome == "kept":
+                raise BrokenPromiseError(f"a sound file has no {options}") from error
+            _typed(error)
+        else:
+            header, _ = container.parse_header(data, PIXELS)
+            by = options.get("preview")
+            size = (-(-header.height // by), -(-header.width // by)) if by else (1, 1)
+            if picture.color.shape[:2] != size:
+                raise BrokenPromiseError(f"{picture.color.shape} of {options}, {size} expected")
 
 
 def _pillow(data: bytes, outcome: str) -> None:
