@@ -23,7 +23,7 @@ def opened(body: bytes) -> PngImageFile:
     Its size is not held to Pillow's limit: the caller compares it with the file's header.
     """
     if not body.startswith(_SIGNATURE):
-        raise CorruptError("alpha: not a PNG")
+        raise CorruptError("alpha: not a readable PNG (no signature)")
     kinds, at = [], len(_SIGNATURE)
     while at + _FRAME <= len(body):
         (length,) = struct.unpack_from(">I", body, at)
@@ -32,5 +32,5 @@ def opened(body: bytes) -> PngImageFile:
     middle = set(kinds[1:-1])
     if at != len(body) or kinds[:1] != [b"IHDR"] or middle != {b"IDAT"} or kinds[-1] != b"IEND":
         names = ", ".join(repr(k)[2:-1] for k in kinds[:8])
-        raise CorruptError(f"alpha: PNG of chunks {names}, where IHDR, IDAT and IEND are allowed")
+        raise CorruptError(f"alpha: not a readable PNG (chunks {names}, where IHDR, IDAT and IEND are allowed)")
     return PngImageFile(io.BytesIO(body))

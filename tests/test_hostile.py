@@ -33,6 +33,7 @@ GROWTH = 64 << 10
 """KiB of resident memory."""
 NAMES = ("tiles", "alpha_metadata", "noise")
 CRASHES = sorted((Path(__file__).parent / "fuzz" / "crashes").glob("*.aec"))
+CORPUS = Path(__file__).parent / "fuzz" / "corpus"
 STATUS = Path("/proc/self/status")
 
 
@@ -202,6 +203,13 @@ def test_alpha_png_under_right_crcs() -> None:
 @pytest.mark.parametrize("path", CRASHES, ids=lambda p: p.stem)
 def test_what_once_broke_it_does_no_more(path: Path) -> None:
     tried([(path.stem, path.read_bytes())])
+
+
+def test_what_the_fuzzer_found_interesting() -> None:
+    """The corpus: each file takes a way through the readers that no other takes."""
+    outcomes = tried((path.name, path.read_bytes()) for path in sorted(CORPUS.iterdir()))
+    assert outcomes["kept"]
+    assert outcomes["CorruptError"]
 
 
 def claims() -> Iterator[tuple[str, bytes, type[FormatError]]]:

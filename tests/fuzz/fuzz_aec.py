@@ -1,7 +1,11 @@
+#!/usr/bin/env python
 """Coverage-guided fuzzing of parser, full decode, partial decode and Pillow plugin, with the tiny model.
 
     pip install ".[fuzz]"
     python tests/fuzz/fuzz_aec.py -max_total_time=600 -max_len=8192 /tmp/corpus tests/fuzz/corpus
+
+What a long run has found is taken into the corpus by ``tests/fuzz/fuzz_aec.py -merge=1 -max_len=4096 tests/fuzz/corpus
+/tmp/corpus``.
 
 The mutator changes header, table, payloads, unpacked metadata and the alpha PNG's chunks, and recomputes the
 CRCs, so that what lies behind them is reached. Whatever is not a typed error, or takes over 2 s, or leaves a
@@ -160,7 +164,8 @@ def _changed_png(body: bytes, room: int, rng: random.Random) -> bytes:
 def main() -> None:
     warnings.simplefilter("error")
     os.environ["NNCODEC_WEIGHTS"] = str(check.TINY.parent)  # where the Pillow plugin looks for the model
-    arguments = [*sys.argv, "-timeout=20", "-rss_limit_mb=2048", "-print_final_stats=1", "-len_control=0"]
+    # SECONDS is of processor time; libFuzzer's timeout is of the clock, and a busy machine is no hang.
+    arguments = [*sys.argv, "-timeout=300", "-rss_limit_mb=2048", "-print_final_stats=1", "-len_control=0"]
     atheris.Setup(arguments, one_input, custom_mutator=mutate)
     atheris.Fuzz()
 

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Coverage-guided fuzzing of weights files: a model or a ModelError, nothing else.
 
     python tests/fuzz/fuzz_weights.py -max_total_time=600 -max_len=600000 \
