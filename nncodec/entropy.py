@@ -17,13 +17,17 @@ from numpy.typing import NDArray
 
 from nncodec import freqs, quadtree
 from nncodec.config import GROUPS, MAGNITUDE_MAX, PASSES, Z_BYTES, Z_MAX
-from nncodec.errors import CorruptError
+from nncodec.errors import CorruptError, ModelMismatchError
 from nncodec.freqs import Tables
 from nncodec.intnet import IntScaleNet, magnitude_table
 from nncodec.rangecoder import CodingTables, ResidualDecoder, ResidualEncoder
 
 Indices = NDArray[np.uint8]
 Integers = NDArray[np.int32]
+
+
+LINEAR_MAX = 256
+"""Weights of the linear path of g_s are below this."""
 
 
 class Symbols(NamedTuple):
@@ -166,7 +170,10 @@ def chroma_channels(linear: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
     """Channels of y whose part in the linear path of g_s [768, N] is to at least 90 % color, not grey: bool [N].
 
     In integers, as it decides what is coded: of sums that float rounding could turn nothing may depend.
+    Raises ModelMismatchError for weights of 256 and more, whose sums leave int64, and for what is no number.
     """
+    if not (np.abs(linear) < LINEAR_MAX).all():
+        raise ModelMismatchError(f"g_s.linear.weight is not below {LINEAR_MAX} everywhere")
     w = np.rint(linear.astype(np.float64) * 65536).astype(np.int64).reshape(3, 256, -1)
     grey, total = np.square(w.sum(0)).sum(0), np.square(w).sum((0, 1))
     return np.asarray(10 * grey < 3 * total)

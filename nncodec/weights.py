@@ -156,10 +156,10 @@ def load(description: Description, device: str | torch.device = "cpu") -> Model:
         validate(tables)
         net.load_state_dict({n: tensors[n].float() for n in networks}, assign=True)
         scale_net = IntScaleNet(ScaleTensors.from_dict(scale, description.config))
+        chroma = chroma_channels(tensors["g_s.linear.weight"].float().flatten(1).numpy())
     except ModelMismatchError as error:
         raise ModelMismatchError(f"{description.path}: {error}") from None
     net = placed(net, device).eval().requires_grad_(False)
-    chroma = chroma_channels(tensors["g_s.linear.weight"].float().flatten(1).numpy())
     entropy = EntropyModel(scale_net, tables, CodingTables(tables), chroma)
     return Model(description.name, description.id, description.config, net, entropy)
 
