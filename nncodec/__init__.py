@@ -1,7 +1,7 @@
 """nncodec: a learned image codec whose files decode anywhere.
 
 >>> data = nncodec.compress("photo.png", quality=60)
->>> nncodec.decompress(data).to_pil().save("photo.out.png")
+>>> nncodec.decompress(data).save("photo.out.png")
 
 Importing the package does not import torch; the first call of `compress` or `decompress` does.
 """

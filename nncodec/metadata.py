@@ -53,20 +53,29 @@ def _tiff_exif(image: Image.Image) -> bytes | None:
     for folder in _TIFF_FOLDERS:
         if inner := tags.get_ifd(folder):
             kept.get_ifd(folder).update(inner)
-            kept[folder] = inner
     return kept.tobytes() if len(kept) else None
 
 
 def orientation_only(exif: bytes | None) -> bytes | None:
     """EXIF block with the orientation alone; None where it is absent or the usual one."""
-    if not exif:
-        return None
-    tags = Image.Exif()
-    try:
-        tags.load(exif)
-        value = tags.get(_ORIENTATION, 1)
-    except (SyntaxError, ValueError, KeyError, struct.error):
-        return None
+    value = _orientation(exif or b"")
     if value not in range(2, 9):
         return None
     return b"MM\0*\0\0\0\x08" + struct.pack(">HHHIHHI", 1, _ORIENTATION, 3, 1, value, 0, 0)
+
+
+def _orientation(exif: bytes) -> int:
+    """Orientation that an EXIF block states, 0 if it states none. (Pillow warns and fails on broken blocks.)"""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        return 0
+    try:
+        (at,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, at)
+        for i in range(count):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, at + 2 + 12 * i)
+            if tag == _ORIENTATION and kind == 3:
+                return int(value)
+    except struct.error:
+        pass
+    return 0

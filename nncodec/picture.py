@@ -152,7 +152,7 @@ class Picture:
     def to_pil(self) -> Image.Image:
         """Pillow image of mode L, LA, RGB, RGBA or I;16, with ICC, EXIF and XMP in its ``info``.
 
-        Pillow has no other modes of 16 bits: such pictures are rounded to 8.
+        Pillow has no other modes of 16 bits: such pictures are rounded to 8. To keep everything use `save`.
         """
         if self.is_grey and self.alpha is None:
             image = Image.fromarray(np.ascontiguousarray(self.color))
@@ -163,6 +163,13 @@ class Picture:
             if value:
                 image.info[key] = EXIF_PREFIX + value if key == "exif" else value
         return image
+
+    def save(self, path: str | Path) -> None:
+        """Write an image file of the format that the path's suffix names, whole or not at all.
+
+        Raises InputError.
+        """
+        write_atomically(Path(path), encode_file(self, Path(path).suffix))
 
 
 Carrier = TypeVar("Carrier", Outline, Picture)

@@ -14,7 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from nncodec import codec
 from nncodec.cli import main
+from nncodec.picture import Picture
 
 
 @pytest.fixture
@@ -135,6 +137,48 @@ def test_decompress_names_file_and_damage(aec: Path) -> None:
     assert str(aec) in result.stderr
     assert "truncated" in result.stderr
     assert not aec.with_name("out.png").exists()
+
+
+def test_crop_and_preview_write_a_part_and_a_small_picture(aec: Path, tmp_path: Path) -> None:
+    assert call("decompress", aec, "-o", tmp_path / "whole.png").exit_code == 0
+    assert call("decompress", aec, "-o", tmp_path / "part.png", "--crop", "10,20,50,40").exit_code == 0
+    with Image.open(tmp_path / "whole.png") as whole, Image.open(tmp_path / "part.png") as part:
+        assert (np.asarray(part) == np.asarray(whole)[20:60, 10:60]).all()
+    for i, (arguments, size) in enumerate([(["--preview"], (26, 20)), (["--preview", "16"], (13, 10))]):
+        assert call("decompress", aec, "-o", tmp_path / f"{i}.png", *arguments).exit_code == 0
+        with Image.open(tmp_path / f"{i}.png") as small:
+            assert small.size == size
+    outside = call("decompress", aec, "-o", tmp_path / "o.png", "--crop", "10,20,500,40")
+    assert outside.exit_code == 1
+    assert f"{aec}: crop 500x40 at 10,20 is not inside the picture of 208x160" in outside.stderr
+    assert not (tmp_path / "o.png").exists()
+    assert call("decompress", aec, "--crop", "10,20,500").exit_code == 2
+    assert call("decompress", aec, "--preview", "3").exit_code == 2
+
+
+def test_strip_and_limits_are_options(photo: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    Picture(photo, None, b"icc", b"II*\0\x08\0\0\0\0\0\0\0\0\0", b"<xmp/>").save(path)
+    for strip, kept in (("", ["icc", "exif", "xmp"]), ("exif,xmp", ["icc"]), ("all", [])):
+        assert call("compress", path, "-m", "tiny", "--force", "--strip", strip).exit_code == 0
+        facts = json.loads(call("info", "--json", path.with_suffix(".aec")).stdout)
+        assert [s["name"] for s in facts["sections"]] == [*kept, "tile 0"]
+    assert call("compress", path, "-m", "tiny", "--force", "--strip", "all", "--target-size", "3k").exit_code == 0
+    assert not codec.decompress(path.with_suffix(".aec").read_bytes()).icc
+    result = call("compress", path, "-m", "tiny", "--force", "--strip", "gps")
+    assert result.exit_code == 1
+    assert "only icc, exif, xmp or all" in result.stderr
+    result = call("compress", path, "-m", "tiny", "--force", "--max-pixels", "1000")
+    assert result.exit_code == 1
+    assert f"{path}: picture of 208x160 is over the limit of 1000 pixels; raise it with --max-pixels" in result.stderr
+
+
+def test_what_is_lost_is_said_on_stderr(tmp_path: Path) -> None:
+    path = tmp_path / "animated.gif"
+    Image.new("L", (20, 20)).save(path, save_all=True, append_images=[Image.new("L", (20, 20), 200)])
+    result = call("compress", path, "-m", "tiny")
+    assert result.exit_code == 0
+    assert f"nncodec: warning: {path}: holds 2 frames; only the first is kept" in result.stderr
 
 
 def test_unwritable_format_is_named(aec: Path) -> None:

@@ -190,3 +190,18 @@ def test_16_bits_come_back_as_16_bits(tiny: Model, photo: np.ndarray) -> None:
     coarse = codec.decompress(codec.compress(photo, 90, tiny), model=tiny).color
     fine = codec.decompress(codec.compress(photo.astype(np.uint16) * 257, 90, tiny), model=tiny).color
     assert np.abs(fine / 257.0 - coarse).max() < 1
+
+
+@pytest.mark.weights
+def test_smooth_16_bit_pictures_get_beyond_what_8_bits_hold() -> None:
+    y, x = np.mgrid[0:256, 0:384]
+    ramp = (20000 + 25000 * (x / 384) * (0.5 + 0.5 * y / 256)).round().astype(np.uint16)
+    decoded = codec.decompress(codec.compress(ramp, 100)).color
+
+    def psnr(levels: np.ndarray) -> float:
+        return float(10 * np.log10(65535**2 / np.mean((levels - ramp.astype(float)) ** 2)))
+
+    ceiling = psnr(np.round(ramp / 257) * 257)
+    assert 58 < ceiling < 60
+    assert psnr(decoded) > ceiling + 1
+    assert psnr(np.round(decoded / 257) * 257) < ceiling
