@@ -205,7 +205,7 @@ def decompress(
             try:
                 return write(file)
             except CorruptError as error:
-                if not partial and container.has_header(data):
+                if not partial and container.is_salvageable(data):
                     raise CorruptError(f"{error}; --partial decodes the rest") from None
                 raise
 

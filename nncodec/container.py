@@ -173,13 +173,14 @@ def parse_header(data: bytes, pixels_max: int = PIXELS_MAX, *, whole: bool = Tru
     return header, entries
 
 
-def has_header(data: bytes) -> bool:
-    """Whether header and section table are sound, whatever became of the rest."""
+def is_salvageable(data: bytes) -> bool:
+    """Whether partial decoding gives something: header and section table are sound, and a tile is."""
     try:
-        parse_header(data, SIDE_MAX**2, whole=False)
+        _, entries = parse_header(data, SIDE_MAX**2, whole=False)
     except FormatError:
         return False
-    return True
+    tiles = (e for e in entries if e.type is SectionType.TILE)
+    return any(zlib.crc32(data[e.offset : e.offset + e.length]) == e.crc for e in tiles)
 
 
 def check_end(data: bytes, entries: list[Entry]) -> None:
