@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -19,7 +19,7 @@ import click
 from nncodec import __version__, container, options
 from nncodec.batch import spaced
 from nncodec.config import QUALITIES, SIZES
-from nncodec.errors import InputError, NncodecError
+from nncodec.errors import CorruptError, InputError, NncodecError
 from nncodec.options import PICTURE, Command, Files, files, option
 
 if TYPE_CHECKING:
@@ -197,6 +197,8 @@ nncodec decompress -r packed/ -o photos/ -j 4     a whole tree, four at a time""
 @option("--crop", section=PICTURE, callback=_parse_crop, metavar="X,Y,W,H", help="Only this part of the picture.")
 @option("--preview", section=PICTURE, is_flag=False, flag_value="8", type=click.Choice(["2", "4", "8", "16", "32"]),
         help="A picture so many times smaller, in a third of the time. [8 if no number is given]")  # fmt: skip
+@option("--partial", section=PICTURE, is_flag=True,
+        help="Of a damaged file, write what is intact; say what is not and exit with 1.")  # fmt: skip
 @_max_pixels
 @options.device
 @options.threads
@@ -204,6 +206,7 @@ def decompress(
     files: Files,
     crop: tuple[int, int, int, int] | None,
     preview: str | None,
+    partial: bool,
     max_pixels: int,
     device: str | None,
     threads: int | None,
@@ -217,24 +220,45 @@ def decompress(
     from nncodec.batch import jobs, run
 
     plan = _plan(files, ".png", {jobs.AEC})
-    from nncodec import codec  # after all that usage errors need: torch takes seconds
+    from nncodec import codec, picture  # after all that usage errors need: torch takes seconds
 
     options.set_threads(threads, files.jobs)
     smaller = int(preview) if preview else None
 
+    def decode(job: Job, file: IO[bytes], data: bytes, progress: run.Progress) -> run.Facts:
+        suffix = ".png" if job.target == jobs.DASH else job.target.suffix
+        if not partial:
+            of = codec.decompress_to(
+                file, suffix, data, crop=crop, preview=smaller, device=device, max_pixels=max_pixels, progress=progress
+            )
+            header, _ = container.parse_header(data, max_pixels)
+            return run.Facts(of.width, of.height, len(data), pixels=header.width * header.height)
+        image = codec.decompress(
+            data, crop=crop, preview=smaller, device=device, max_pixels=max_pixels, progress=progress, partial=True
+        )
+        file.write(picture.encode_file(image, suffix))
+        if not image.damage:
+            return run.Facts(image.width, image.height, len(data))
+        lost = sum(damage.area is not None for damage in image.damage)
+        error = f"damaged, {lost} tiles lost; what is intact was written to {job.target}"
+        remarks = _shortened(image.damage_report())
+        return run.Facts(image.width, image.height, len(data), remarks=remarks, error=error)
+
     def one(job: Job, file: IO[bytes], progress: run.Progress) -> run.Facts:
         data = _read_bytes(job.source)
-        suffix = ".png" if job.target == jobs.DASH else job.target.suffix
-        of = _named(
-            job.source,
-            lambda: codec.decompress_to(
-                file, suffix, data, crop=crop, preview=smaller, device=device, max_pixels=max_pixels, progress=progress
-            ),
-        )
-        header, _ = container.parse_header(data, max_pixels)
-        return run.Facts(of.width, of.height, len(data), pixels=header.width * header.height)
+        try:
+            return decode(job, file, data, progress)
+        except CorruptError as error:
+            hint = "; --partial decodes the rest" if not partial and container.is_salvageable(data) else ""
+            raise CorruptError(f"{job.source}: {error}{hint}") from None
+        except NncodecError as error:
+            raise type(error)(f"{job.source}: {error}") from None
 
-    settings: Settings = {"crop": ",".join(map(str, crop)) if crop else None, "preview": smaller}
+    settings: Settings = {
+        "crop": ",".join(map(str, crop)) if crop else None,
+        "preview": smaller,
+        "partial": partial or None,
+    }
     _run(files, plan, one, {name: value for name, value in settings.items() if value is not None})
 
 
@@ -352,7 +376,7 @@ def verify(files: tuple[Path, ...]) -> None:
             except NncodecError as error:
                 damaged.append(str(error))
         if damaged:
-            raise InputError(f"{path}: " + "; ".join(damaged))
+            raise InputError(f"{path}: " + "; ".join(_shortened(damaged)))
         return f"{path}: ok, {len(entries)} sections, {spaced(len(data))} B"
 
     _all(files, one)
@@ -420,6 +444,12 @@ def _named(path: Path, action: Callable[[], T]) -> T:
         return action()
     except NncodecError as error:
         raise type(error)(f"{path}: {error}") from None
+
+
+def _shortened(lines: Sequence[str], most: int = 8) -> tuple[str, ...]:
+    """Not more lines than fit a screen."""
+    more = (f"and {len(lines) - most} more",) if len(lines) > most else ()
+    return (*lines[:most], *more)
 
 
 def _all(files: tuple[Path, ...], one: Callable[[Path], str]) -> None:

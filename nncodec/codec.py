@@ -5,7 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
+from functools import partial as partial_
 from pathlib import Path
 from threading import Lock
 from typing import IO
@@ -20,6 +22,7 @@ from nncodec.container import Color, Entry, Header, Section, SectionType
 from nncodec.decoding import WINDOW, Payloads, Progress, decode_symbols, tiles
 from nncodec.effort import DEFAULT, LEVELS
 from nncodec.errors import InputError, PictureWarning
+from nncodec.partial import Salvage
 from nncodec.picture import Levels, Outline, Picture
 from nncodec.rows import Rows
 from nncodec.tiling import Rect
@@ -51,7 +54,7 @@ def _load(path: Path, device: str) -> Model:
 def load_model(name: str | None = None, device: str | None = None, model_id: bytes | None = None) -> Model:
     """Installed weights by name, path or id, loaded once a process. Default device: CUDA if present."""
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    with _loading:
+    with _loading:  # threads that start together load one model, not one each
         return _load(weights.find(name, model_id).path, chosen)
 
 
@@ -159,6 +162,7 @@ def decompress(
     window: int = WINDOW,
     max_pixels: int = container.PIXELS_MAX,
     progress: Progress | None = None,
+    partial: bool = False,
 ) -> Picture:
     """Decode the bytes of an .aec file.
 
@@ -178,13 +182,16 @@ def decompress(
         beyond float rounding.
     max_pixels
         Larger pictures are refused.
+    partial
+        A damaged section is no error: a tile's area is filled from what surrounds it, its alpha is opaque,
+        metadata are left out, and `Picture.damage` says so. Header and section table must be intact, and one tile.
 
     Raises
     ------
     FormatError, ModelError; InputError for a crop that is not inside the picture
     """
-    job = _Job(data, crop, preview, model, device, window, max_pixels, progress)
-    return rows.gathered(job.outline, job.bands())
+    job = _Job(data, crop, preview, model, device, window, max_pixels, progress, partial)
+    return job.mended(rows.gathered(job.outline, job.bands()))
 
 
 def decompress_to(
@@ -224,8 +231,11 @@ class _Job:
         window: int,
         max_pixels: int,
         progress: Progress | None,
+        partial: bool = False,
     ) -> None:
-        self.header, self._entries = container.parse_header(data, max_pixels)
+        self.header, self._entries = container.parse_header(data, max_pixels, whole=False)
+        self._salvage = Salvage(partial)
+        self._salvage.read("end of file", partial_(container.check_end, data, self._entries))
         self._data, self._preview, self._window, self._progress = data, preview, window, progress
         header = self.header
         if crop is not None and preview is not None:
@@ -233,9 +243,10 @@ class _Job:
         self._crop = None if crop is None else _inside(crop, header)
         if model is not None and model.id != header.model_id:
             raise InputError(f"the file needs model {header.model_id.hex()}, not {model.name} ({model.id.hex()})")
+        self._checked: dict[int, bool] = {}
         for i, entry in enumerate(self._entries):
             if crop is None or entry.type not in (SectionType.TILE, SectionType.ALPHA):
-                container.payload(data, self._entries, i)
+                self._read(i)
         self._tiles = [i for i, entry in enumerate(self._entries) if entry.type is SectionType.TILE]
         self._alpha = any(entry.type is SectionType.ALPHA for entry in self._entries)
         self.outline = self._outline()
@@ -253,25 +264,49 @@ class _Job:
         grey = header.color is Color.GREY
         return Outline(*size, grey, self._alpha, header.bit_depth, *(block.get(kind) for kind in kinds))
 
-    def _block(self, index: int, entry: Entry) -> bytes:
-        return container.inflate(container.payload(self._data, self._entries, index), entry.type.name.lower())
+    def _block(self, index: int, entry: Entry) -> bytes | None:
+        name, body = entry.type.name.lower(), self._read(index)
+        return None if body is None else self._salvage.read(name, partial_(container.inflate, body, name))
+
+    def _read(self, index: int) -> bytes | None:
+        """Payload of a section, its CRC checked; None if it is damaged and damage accepted, which is said once."""
+        if self._checked.get(index) is False:
+            return None
+        area = None
+        if self._entries[index].type is SectionType.TILE:
+            area = decoding.shown(self.header, int(container.section_name(self._entries, index).split()[1]))
+        name = container.section_name(self._entries, index)
+        body = self._salvage.read(name, partial_(container.payload, self._data, self._entries, index), area)
+        self._checked[index] = body is not None
+        return body
+
+    def mended(self, decoded: Picture) -> Picture:
+        """The decoded picture with its holes filled and what is missing said. Raises CorruptError."""
+        whole = Rect(0, 0, self.header.height, self.header.width)
+        self._salvage.fill(decoded.color, self._crop or whole, self._preview or 1)
+        return replace(decoded, damage=tuple(self._salvage.damage))
 
     def bands(self) -> Iterator[Picture]:
         payloads: Payloads = self._payloads
         if self._preview is not None:
             yield decoding.preview(
-                self._model, self.header, payloads, self._preview, alpha=self._alpha, progress=self._progress
+                self._model,
+                self.header,
+                payloads,
+                self._preview,
+                alpha=self._alpha,
+                progress=self._progress,
+                salvage=self._salvage,
             )
             return
         yield from decoding.bands(
             self._model, self.header, payloads, alpha=self._alpha, crop=self._crop, window=self._window,
-            progress=self._progress,
+            progress=self._progress, salvage=self._salvage,
         )  # fmt: skip
 
-    def _payloads(self, number: int) -> tuple[bytes, bytes | None]:
+    def _payloads(self, number: int) -> tuple[bytes | None, bytes | None]:
         index = self._tiles[number]
-        alpha = container.payload(self._data, self._entries, index + 1) if self._alpha else None
-        return container.payload(self._data, self._entries, index), alpha
+        return self._read(index), self._read(index + 1) if self._alpha else None
 
 
 def _inside(crop: Crop, header: Header) -> Rect:

@@ -12,6 +12,8 @@ Y_STRIDE = 16
 """Pixels per latent position of y in each direction."""
 Z_STRIDE = 64
 """Pixels per latent position of z; every plane is padded to a multiple of it."""
+Z_BYTES = 4
+"""A tile's stream has at least so many bytes for each position of z: no file claims over 1024 pixels a byte."""
 PASSES = 4
 """Coding passes over y, one per position of a 2x2 cell and channel group."""
 GROUPS = 4
@@ -29,6 +31,10 @@ Z_MAX = 127
 """z_hat lies in -Z_MAX..Z_MAX."""
 MAGNITUDE_MAX = 15
 """The scale context sees min(|r|, MAGNITUDE_MAX)."""
+
+
+WIDTH_MAX, DEPTH_MAX = 4096, 64
+"""Largest width and depth of a network: what a weights file claims sizes its modules before its tensors do."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,12 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not value > 0:
-                raise ValueError(f"ModelConfig.{field.name} is {value!r}; it must be positive")
+            if field.type == "int" and (not isinstance(value, int) or isinstance(value, bool)):
+                raise ValueError(f"ModelConfig.{field.name} is {value!r}; it must be a whole number")
+            if not isinstance(value, int | float) or not 1e-9 <= value <= WIDTH_MAX:
+                raise ValueError(f"ModelConfig.{field.name} is {value!r}; it must be positive, at most {WIDTH_MAX}")
+            if "_depth" in field.name and value > DEPTH_MAX:
+                raise ValueError(f"ModelConfig.{field.name} is {value!r}; at most {DEPTH_MAX}")
         if self.y_channels % GROUPS:
             raise ValueError(f"y_channels is {self.y_channels}; it must be a multiple of {GROUPS}")
         if self.y_channels > 3 * Y_STRIDE**2:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
-from nncodec.config import QUALITIES
-from nncodec.errors import CorruptError, LimitError, NotAecError, UnsupportedError
+from nncodec import tiling
+from nncodec.config import QUALITIES, Z_BYTES, Z_STRIDE
+from nncodec.errors import CorruptError, FormatError, InputError, LimitError, NotAecError, UnsupportedError
 
 MAGIC = b"\x8bAEC\r\n"
 VERSION = 1
@@ -30,6 +32,8 @@ SECTIONS_MAX = (1 << 16) - 1
 _HEADER = struct.Struct("<6sBBBBBII8sH")
 _ENTRY = struct.Struct("<BII")
 _CRC = struct.Struct("<I")
+HEADER_SIZE = _HEADER.size
+"""Bytes before the section table."""
 
 
 class Color(IntEnum):
@@ -47,6 +51,9 @@ class SectionType(IntEnum):
     XMP = 3
     TILE = 16
     ALPHA = 17
+
+
+_KINDS = frozenset(SectionType)
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,12 @@ class Header:
         """Number of TILE sections, in raster order."""
         size = 1 << self.tile_log2
         return -(-self.width // size) * -(-self.height // size)
+
+    def tile_floors(self) -> Iterator[int]:
+        """Least length in bytes of each tile's payload, in file order."""
+        plane = tiling.padded(self.height), tiling.padded(self.width)
+        for tile in tiling.grid(*plane, 1 << self.tile_log2):
+            yield Z_BYTES * (tile.height // Z_STRIDE) * (tile.width // Z_STRIDE)
 
 
 @dataclass(frozen=True)
@@ -112,9 +125,16 @@ def pack(header: Header, sections: list[Section]) -> bytes:
     return data
 
 
-def parse_header(data: bytes, pixels_max: int = PIXELS_MAX) -> tuple[Header, list[Entry]]:
+def table_end(head: bytes) -> int:
+    """Bytes that `parse_header` needs of a file that starts with `head`, at least HEADER_SIZE bytes."""
+    count: int = _HEADER.unpack_from(head)[-1]
+    return _HEADER.size + count * _ENTRY.size + _CRC.size
+
+
+def parse_header(data: bytes, pixels_max: int = PIXELS_MAX, *, whole: bool = True) -> tuple[Header, list[Entry]]:
     """Read and check header and section table; no payload is touched.
 
+    With `whole` false `data` may end before the sections do: a file's beginning, or a truncated file.
     Raises NotAecError, UnsupportedError, CorruptError or LimitError.
     """
     if data[: len(MAGIC)] != MAGIC:
@@ -147,7 +167,28 @@ def parse_header(data: bytes, pixels_max: int = PIXELS_MAX) -> tuple[Header, lis
             f"picture of {width}x{height} is over the limit of {pixels_max} pixels; raise it if you trust the file"
         )
     header = Header(width, height, quality, model_id, Color(color), depth, tile_log2)
-    return header, _parse_table(data, header, count)
+    entries = _parse_table(data, header, count)
+    if whole:
+        check_end(data, entries)
+    return header, entries
+
+
+def is_salvageable(data: bytes) -> bool:
+    """Whether partial decoding gives something: header and section table are sound, and a tile is."""
+    try:
+        _, entries = parse_header(data, SIDE_MAX**2, whole=False)
+    except FormatError:
+        return False
+    tiles = (e for e in entries if e.type is SectionType.TILE)
+    return any(zlib.crc32(data[e.offset : e.offset + e.length]) == e.crc for e in tiles)
+
+
+def check_end(data: bytes, entries: list[Entry]) -> None:
+    """Raises CorruptError unless the file ends where its last section does."""
+    stop = entries[-1].offset + entries[-1].length
+    if stop != len(data):
+        what = "truncated" if stop > len(data) else "followed by other bytes"
+        raise CorruptError(f"sections end at byte {stop}, the file at {len(data)}; it is {what}")
 
 
 def _parse_table(data: bytes, header: Header, count: int) -> list[Entry]:
@@ -155,7 +196,7 @@ def _parse_table(data: bytes, header: Header, count: int) -> list[Entry]:
     offset = _HEADER.size + count * _ENTRY.size + _CRC.size
     for i in range(count):
         kind, length, crc = _ENTRY.unpack_from(data, _HEADER.size + i * _ENTRY.size)
-        if kind not in tuple(SectionType):
+        if kind not in _KINDS:
             raise UnsupportedError(f"section {i}: type {kind} is not known to this build; update nncodec")
         previous = entries[-1].type if entries else 0
         if not _may_follow(kind, previous):
@@ -169,9 +210,11 @@ def _parse_table(data: bytes, header: Header, count: int) -> list[Entry]:
         )
     if alphas not in (0, tiles):
         raise CorruptError(f"section table: {alphas} of {tiles} tiles have alpha; all or none must")
-    if offset != len(data):
-        kind_of_damage = "truncated" if offset > len(data) else "followed by other bytes"
-        raise CorruptError(f"sections end at byte {offset}, the file at {len(data)}; it is {kind_of_damage}")
+    # Before a pixel is allocated: what a file claims is bounded by what it holds.
+    lengths = [entry.length for entry in entries if entry.type is SectionType.TILE]
+    for number, (length, floor) in enumerate(zip(lengths, header.tile_floors(), strict=True)):
+        if length < floor:
+            raise CorruptError(f"tile {number}: {length} bytes where at least {floor} are needed; the file is invalid")
     return entries
 
 
@@ -186,15 +229,21 @@ def _may_follow(kind: int, previous: int) -> bool:
 def section_name(entries: list[Entry], index: int) -> str:
     """How messages call a section: 'tile 3', 'alpha 3', 'icc'."""
     kind = entries[index].type
-    if kind not in (SectionType.TILE, SectionType.ALPHA):
+    if kind < SectionType.TILE:
         return kind.name.lower()
-    return f"{kind.name.lower()} {sum(e.type is kind for e in entries[:index])}"
+    others = sum(e.type < SectionType.TILE for e in entries[: len(SectionType)])  # they come first, once each
+    step = 2 if entries[-1].type is SectionType.ALPHA else 1
+    return f"{kind.name.lower()} {(index - others) // step}"
 
 
 def payload(data: bytes, entries: list[Entry], index: int) -> bytes:
     """Payload of one section, CRC checked. Raises CorruptError naming the section."""
     entry = entries[index]
-    body = data[entry.offset : entry.offset + entry.length]
+    stop = entry.offset + entry.length
+    if len(data) < stop:
+        name = section_name(entries, index)
+        raise CorruptError(f"{name}: the file ends at byte {len(data)}, before the section does at {stop}")
+    body = data[entry.offset : stop]
     found = zlib.crc32(body)
     if found != entry.crc:
         name = section_name(entries, index)
@@ -209,9 +258,9 @@ def parse(data: bytes, pixels_max: int = PIXELS_MAX) -> tuple[Header, list[Secti
 
 
 def deflate(block: bytes) -> bytes:
-    """Metadata as stored: a zlib stream."""
+    """Metadata as stored: a zlib stream. Raises InputError."""
     if len(block) > METADATA_MAX:
-        raise ValueError(f"metadata block of {len(block)} bytes is over {METADATA_MAX}")
+        raise InputError(f"metadata block of {len(block)} bytes is over {METADATA_MAX}; leave it out")
     return zlib.compress(block, 9)
 
 

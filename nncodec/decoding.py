@@ -6,9 +6,11 @@ that depends on the picture alone, so that a crop is computed from the same wind
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
@@ -23,6 +25,7 @@ from nncodec.container import Color, Header
 from nncodec.entropy import Symbols, take
 from nncodec.errors import CorruptError, InputError
 from nncodec.nets.transforms import PIXEL_SCALE
+from nncodec.partial import Salvage
 from nncodec.picture import Levels, Picture
 from nncodec.tiling import Rect
 from nncodec.weights import Model
@@ -32,8 +35,11 @@ WINDOW = 1024
 
 Progress = Callable[[int, int], None]
 """Called with (tiles done, tiles in all)."""
-Payloads = Callable[[int], tuple[bytes, bytes | None]]
-"""Stream and alpha plane of a tile by its number; called once for each tile that is needed."""
+Payloads = Callable[[int], tuple[bytes | None, bytes | None]]
+"""Stream and alpha plane of a tile by its number; called once for each tile that is needed.
+
+A stream is None where damage to it has been accepted: the tile is then decoded as if it were all zeros.
+"""
 
 
 def device_of(model: Model) -> torch.device:
@@ -47,13 +53,34 @@ def quality_of(model: Model, quality: int) -> Tensor:
 @contextmanager
 def inference() -> Iterator[None]:
     """No autograd, and no TF32: pixels must agree between devices to one level."""
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        previous = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(previous)
+    with torch.inference_mode(), _full_precision:
+        yield
+
+
+class _FullPrecision:
+    """torch's process-wide precision at its highest while any thread is inside; then as it was."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._restore = ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._restore.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+                self._restore.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+                torch.set_float32_matmul_precision("highest")
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._restore.close()
+
+
+_full_precision = _FullPrecision()
 
 
 def plane(header: Header) -> Rect:
@@ -114,9 +141,16 @@ class _Tiles:
     """Decoded tiles: each is decoded when a window first needs it and dropped after the last one that does."""
 
     def __init__(
-        self, model: Model, header: Header, payloads: Payloads, windows: list[Rect], progress: Progress | None
+        self,
+        model: Model,
+        header: Header,
+        payloads: Payloads,
+        windows: list[Rect],
+        progress: Progress | None,
+        salvage: Salvage,
     ):
         self._model, self._header, self._payloads, self._progress = model, header, payloads, progress
+        self._salvage = salvage
         self._width = plane(header).width
         self._left = Counter(number for outer in windows for number in self._numbers(outer))
         self._total = len(self._left)
@@ -145,9 +179,8 @@ class _Tiles:
             tile = tile_at(self._header, number)
             part = tiling.common(tile, rect)
             alpha = self._held[number].alpha
-            if alpha is None:
-                raise AssertionError("alpha of a picture without it")
-            out[tiling.inside(part, rect)] = alpha[tiling.inside(part, tile)]
+            where = tiling.inside(part, rect)
+            out[where] = np.iinfo(out.dtype).max if alpha is None else alpha[tiling.inside(part, tile)]
         return out
 
     def drop(self, outer: Rect) -> None:
@@ -159,21 +192,39 @@ class _Tiles:
 
     def _tile(self, number: int) -> _Tile:
         if number not in self._held:
-            stream, alpha = self._payloads(number)
-            symbols = decode_tile(self._model, self._header, number, stream)
+            stream, body = self._payloads(number)
+            symbols = salvaged(self._salvage, self._model, self._header, number, stream)
             y_hat = reconstruct(self._model, symbols, self._header.quality)
-            self._held[number] = _Tile(y_hat, alpha_of(self._header, number, alpha))
+            alpha = self._salvage.read(f"alpha {number}", lambda: alpha_of(self._header, number, body))
+            self._held[number] = _Tile(y_hat, alpha)
             self._done += 1
             if self._progress:
                 self._progress(self._done, self._total)
         return self._held[number]
 
 
+def shown(header: Header, number: int) -> Rect:
+    """That part of a tile that lies in the picture."""
+    return tiling.common(tile_at(header, number), Rect(0, 0, header.height, header.width))
+
+
+def salvaged(
+    salvage: Salvage, model: Model, header: Header, number: int, stream: bytes | None, passes: int = PASSES
+) -> Symbols:
+    """`decode_tile`, or zeros for a tile that `salvage` misses."""
+    tile = tile_at(header, number)
+    nothing = model.entropy.nothing(tile.height // Y_STRIDE, tile.width // Y_STRIDE)
+    if stream is None:
+        return nothing
+    decode = partial(decode_tile, model, header, number, stream, passes)
+    return salvage.read(f"tile {number}", decode, shown(header, number)) or nothing
+
+
 def alpha_of(header: Header, number: int, body: bytes | None) -> Levels | None:
     """Alpha of that part of a tile that lies in the picture. Raises CorruptError naming the tile."""
     if body is None:
         return None
-    tile = tiling.common(tile_at(header, number), Rect(0, 0, header.height, header.width))
+    tile = shown(header, number)
     try:
         return picture.decode_alpha(body, tile.width, tile.height, header.bit_depth)
     except CorruptError as error:
@@ -189,6 +240,7 @@ def bands(
     crop: Rect | None = None,
     window: int = WINDOW,
     progress: Progress | None = None,
+    salvage: Salvage | None = None,
 ) -> Iterator[Picture]:
     """The picture, or its part `crop`, in bands of rows from the top, without seams.
 
@@ -201,7 +253,7 @@ def bands(
     wanted = crop or Rect(0, 0, header.height, header.width)
     cores = [w for w in tiling.windows(whole.height, whole.width, window, halo) if tiling.meets(w, wanted)]
     outers = {core: tiling.with_halo(core, halo, whole.height, whole.width) for core in cores}
-    held = _Tiles(model, header, payloads, list(outers.values()), progress)
+    held = _Tiles(model, header, payloads, list(outers.values()), progress, salvage or Salvage(False))
     for _, group in groupby(cores, key=lambda core: core.top):
         row = list(group)
         band = tiling.common(Rect(row[0].top, wanted.left, row[0].bottom, wanted.right), wanted)
@@ -254,6 +306,7 @@ def preview(
     *,
     alpha: bool = False,
     progress: Progress | None = None,
+    salvage: Salvage | None = None,
 ) -> Picture:
     """A picture `factor` times smaller, of ceil(width / factor) x ceil(height / factor) pixels.
 
@@ -261,20 +314,23 @@ def preview(
     the first of the four coding passes is decoded, one latent of each channel in a 32x32 block; the others
     are what the mean net expects.
     """
-    whole = plane(header)
+    whole, keep = plane(header), salvage or Salvage(False)
     color = np.empty((whole.height // factor, whole.width // factor, 3)[: 2 + (header.color is Color.RGB)],
                      f"u{header.bit_depth // 8}")  # fmt: skip
     transparency = np.empty(color.shape[:2], color.dtype) if alpha else None
     for number, tile in enumerate(tiles(header)):
         stream, body = payloads(number)
         passes = 1 if factor > Y_STRIDE else PASSES
-        y_hat = reconstruct(model, decode_tile(model, header, number, stream, passes), header.quality)
+        y_hat = reconstruct(model, salvaged(keep, model, header, number, stream, passes), header.quality)
         with inference():
             x = _block_means(model, y_hat, max(Y_STRIDE // factor, 1))
             x = F.avg_pool2d(x, factor // Y_STRIDE) if factor > Y_STRIDE else x
             color[tiling.inside(tile, whole, factor)] = _levels(x[0], header)
-        if transparency is not None and (plane_of := alpha_of(header, number, body)) is not None:
-            transparency[tiling.inside(tile, whole, factor)] = _shrunk(plane_of, tile, factor)
+        if transparency is not None:
+            levels = keep.read(f"alpha {number}", partial(alpha_of, header, number, body))
+            opaque = np.iinfo(transparency.dtype).max
+            where = tiling.inside(tile, whole, factor)
+            transparency[where] = opaque if levels is None else _shrunk(levels, tile, factor)
         if progress:
             progress(number + 1, header.tiles)
     height, width = -(-header.height // factor), -(-header.width // factor)

@@ -6,6 +6,7 @@ Everything here is integers; means and pixels are elsewhere.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,14 +16,18 @@ import torch
 from numpy.typing import NDArray
 
 from nncodec import freqs, quadtree
-from nncodec.config import GROUPS, MAGNITUDE_MAX, PASSES, Z_MAX
-from nncodec.errors import CorruptError
+from nncodec.config import GROUPS, MAGNITUDE_MAX, PASSES, Z_BYTES, Z_MAX
+from nncodec.errors import CorruptError, ModelMismatchError
 from nncodec.freqs import Tables
 from nncodec.intnet import IntScaleNet, magnitude_table
 from nncodec.rangecoder import CodingTables, ResidualDecoder, ResidualEncoder
 
 Indices = NDArray[np.uint8]
 Integers = NDArray[np.int32]
+
+
+LINEAR_MAX = 256
+"""Weights of the linear path of g_s are below this."""
 
 
 class Symbols(NamedTuple):
@@ -89,7 +94,11 @@ class EntropyModel:
                 if k < PASSES - 1:
                     index[b] = tiles[b].send(residuals[b])
         r_hat = [_returned(tile, last) for tile, last in zip(tiles, residuals, strict=True)]
-        return [(coder.bytes(), Symbols(*tile)) for coder, *tile in zip(coders, z_hat, r_hat, strict=True)]
+        floor = _floor(z_hat.shape[2:])
+        return [
+            (coder.bytes().ljust(floor, b"\0"), Symbols(*tile))
+            for coder, *tile in zip(coders, z_hat, r_hat, strict=True)
+        ]
 
     def decode(
         self, data: bytes, quality: int, height: int, width: int, passes: int = PASSES, grey: bool = False
@@ -98,6 +107,11 @@ class EntropyModel:
 
         With fewer `passes` what the others code stays zero, and the rest of `data` is not looked at.
         """
+        floor = _floor((height // 4, width // 4))
+        if len(data) < floor:
+            raise CorruptError(f"stream of {len(data)} bytes where at least {floor} are needed; the stream is invalid")
+        if len(data) == floor:  # words that fill a stream up say nothing: beyond its end zeros are read anyway
+            data = data[: -(-len(data.rstrip(b"\0")) // 4) * 4]
         coder = ResidualDecoder(self.coding, data)
         z_hat = coder.get(self.z_index(quality, height // 4, width // 4))
         if np.abs(z_hat).max(initial=0) > Z_MAX:
@@ -118,6 +132,13 @@ class EntropyModel:
             if k + 1 < count:
                 index = generator.send(residuals)
         return r_hat
+
+    def nothing(self, height: int, width: int) -> Symbols:
+        """What stands for a tile of y of height x width positions that cannot be decoded: zeros."""
+        z_channels, channels = self.scale_net.z_index.shape[1], self.scale_net.channels
+        return Symbols(
+            np.zeros((z_channels, height // 4, width // 4), np.int32), np.zeros((channels, height, width), np.int32)
+        )
 
     def estimate(self, symbols: Symbols, quality: int, grey: bool = False) -> float:
         """Bits that the tables say the symbols cost, without running the range coder."""
@@ -161,6 +182,11 @@ def _returned(passes: Generator[Indices, Integers, Integers], residuals: Integer
     raise AssertionError("passes went on after the last")
 
 
+def _floor(shape: tuple[int, ...]) -> int:
+    """Least length in bytes of a stream with z of `shape` positions."""
+    return Z_BYTES * math.prod(shape)
+
+
 def take(x: Integers, pass_index: int) -> Integers:
     """What one pass codes of x [N, H, W], as [N, H/2, W/2]."""
     groups = [quadtree.group_slice(x, pass_index, group) for group in range(GROUPS)]
@@ -171,7 +197,10 @@ def chroma_channels(linear: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
     """Channels of y whose part in the linear path of g_s [768, N] is to at least 90 % color, not grey: bool [N].
 
     In integers, as it decides what is coded: of sums that float rounding could turn nothing may depend.
+    Raises ModelMismatchError for weights of 256 and more, whose sums leave int64, and for what is no number.
     """
+    if not (np.abs(linear) < LINEAR_MAX).all():
+        raise ModelMismatchError(f"g_s.linear.weight is not below {LINEAR_MAX} everywhere")
     w = np.rint(linear.astype(np.float64) * 65536).astype(np.int64).reshape(3, 256, -1)
     grey, total = np.square(w.sum(0)).sum(0), np.square(w).sum((0, 1))
     return np.asarray(10 * grey < 3 * total)

@@ -104,6 +104,8 @@ def validate(tables: Tables) -> None:
     """Raises ModelMismatchError unless every used row is exact and free of zeros."""
     if tables.reach.shape != (ROWS,) or tables.half.shape != (ROWS, REACH_MAX + 2):
         raise ModelMismatchError(f"tables have shapes {tables.reach.shape} and {tables.half.shape}")
+    if tables.reach.dtype != np.int32 or tables.half.dtype != np.int32:
+        raise ModelMismatchError(f"tables are {tables.reach.dtype} and {tables.half.dtype}, not int32")
     for index in range(1, ROWS):
         reach = int(tables.reach[index])
         if not 1 <= reach <= REACH_MAX:

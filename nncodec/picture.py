@@ -14,17 +14,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from nncodec import atomic, png, wide
+from nncodec import alphapng, atomic, png, wide
 from nncodec.container import PIXELS_MAX
 from nncodec.errors import CorruptError, InputError
 from nncodec.metadata import EXIF_PREFIX, blocks, orientation_only
 from nncodec.png import PngWriter
+from nncodec.tiling import Rect
 
 Levels = NDArray[Any]
 
@@ -51,6 +52,14 @@ class Outline:
         return (1 if self.is_grey else 3) + self.has_alpha
 
 
+class Damage(NamedTuple):
+    """A section that could not be decoded: its name ('tile 3', 'icc'), why, and what area a tile covers."""
+
+    section: str
+    reason: str
+    area: Rect | None
+
+
 @dataclass(frozen=True, eq=False)
 class Picture:
     """Decoded pixels and what came with them.
@@ -63,6 +72,8 @@ class Picture:
         The file's own bytes or None; EXIF without the ``Exif\\0\\0`` that JPEG puts before it.
     remarks
         What reading had to give up, in words.
+    damage
+        Of a damaged file decoded with ``partial=True``: what is missing. A tile's area is filled smoothly.
     """
 
     color: Levels
@@ -71,6 +82,7 @@ class Picture:
     exif: bytes | None = None
     xmp: bytes | None = None
     remarks: tuple[str, ...] = ()
+    damage: tuple[Damage, ...] = ()
 
     @property
     def height(self) -> int:
@@ -124,6 +136,16 @@ class Picture:
                         for p in (self.color, self.alpha))  # fmt: skip
         assert color is not None
         return replace(self, color=color, alpha=alpha)
+
+    def damage_report(self) -> list[str]:
+        """`damage` in words, a line each."""
+        lines = []
+        for section, reason, area in self.damage:
+            where = ""
+            if area is not None:
+                where = f" (x {area.left}..{area.right - 1}, y {area.top}..{area.bottom - 1}: filled smoothly)"
+            lines.append((reason if section in reason else f"{section}: {reason}") + where)
+        return lines
 
     def to_pil(self) -> Image.Image:
         """Pillow image of mode L, LA, RGB, RGBA or I;16, with ICC, EXIF and XMP in its ``info``.
@@ -353,12 +375,12 @@ def decode_alpha(body: bytes, width: int, height: int, bits: int = 8) -> Levels:
     """Inverse of `encode_alpha`. Raises CorruptError unless it is exactly such a PNG of that size."""
     mode = "L" if bits == 8 else "I;16"
     try:
-        with Image.open(io.BytesIO(body), formats=["PNG"]) as image:
+        with alphapng.opened(body) as image:
             if image.size != (width, height) or image.mode != mode:
                 raise CorruptError(f"alpha: {image.mode} {image.width}x{image.height}, not {mode} {width}x{height}")
             alpha: Levels = np.array(image, np.uint8 if bits == 8 else np.uint16)
             return alpha
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError) as error:
         raise CorruptError(f"alpha: not a readable PNG ({error})") from None
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ DEFAULT = "fast"
 ENCODER_ONLY = ("g_a.", "h_a.")
 """Tensors a decoder never reads: they are left out of the model id."""
 _HEADER_MAX = 1 << 22
+_NAME_MAX = 100
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,11 @@ def describe(path: Path) -> Description:
         if metadata["format"] != FORMAT:
             raise ValueError(f"format {metadata['format']!r}, not {FORMAT!r}")
         config = ModelConfig.from_dict(json.loads(metadata["config"]))
-        return Description(path, metadata["name"], bytes.fromhex(metadata["id"]), config)
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        name: str = metadata["name"]
+        if not name.isprintable() or not 1 <= len(name) <= _NAME_MAX:  # it is shown on terminals
+            raise ValueError(f"name {name[:_NAME_MAX]!a}")
+        return Description(path, name, bytes.fromhex(metadata["id"]), config)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise ModelMismatchError(f"{path}: not a usable weights file ({error})") from None
 
 
@@ -124,7 +128,7 @@ def load(description: Description, device: str | torch.device = "cpu") -> Model:
 
     from nncodec.entropy import EntropyModel, chroma_channels
     from nncodec.freqs import Tables, validate
-    from nncodec.intnet import IntScaleNet, ScaleTensors
+    from nncodec.intnet import IntScaleNet, ScaleTensors, expected_shapes
     from nncodec.nets.model import CodecNet, placed
     from nncodec.rangecoder import CodingTables
 
@@ -132,28 +136,44 @@ def load(description: Description, device: str | torch.device = "cpu") -> Model:
         tensors = safetensors.torch.load_file(description.path)
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelMismatchError(f"{description.path}: {error}") from None
+    odd = [name for name, tensor in tensors.items() if tensor.dtype not in (torch.float32, torch.float16, torch.int32)]
+    if odd:
+        raise ModelMismatchError(f"{description.path}: tensor {odd[0]!a} is {tensors[odd[0]].dtype}")
     found = model_id(tensors, description.config)
     if found != description.id:
         raise ModelMismatchError(
             f"{description.path}: tensors hash to {found.hex()}, the file says {description.id.hex()}; "
             "it is damaged, install it again"
         )
+    with torch.device("meta"):
+        net = CodecNet(description.config)
+    del net.scale_net
     scale = {n.removeprefix("scale."): t for n, t in tensors.items() if n.startswith("scale.")}
     try:
+        networks = {name: tuple(t.shape) for name, t in net.state_dict().items()}
+        _check_shapes(tensors, networks, [f"scale.{n}" for n in expected_shapes(description.config)])
         tables = Tables(tensors["tables.reach"].numpy(), tensors["tables.half"].numpy())
         validate(tables)
-        with torch.device("meta"):
-            net = CodecNet(description.config)
-        del net.scale_net
-        state = {n: tensors[n].float() for n in net.state_dict()}
-        net.load_state_dict(state, assign=True)
-    except (KeyError, RuntimeError) as error:
+        net.load_state_dict({n: tensors[n].float() for n in networks}, assign=True)
+        scale_net = IntScaleNet(ScaleTensors.from_dict(scale, description.config))
+        chroma = chroma_channels(tensors["g_s.linear.weight"].float().flatten(1).numpy())
+    except ModelMismatchError as error:
         raise ModelMismatchError(f"{description.path}: {error}") from None
-    scale_net = IntScaleNet(ScaleTensors.from_dict(scale, description.config))
     net = placed(net, device).eval().requires_grad_(False)
-    chroma = chroma_channels(tensors["g_s.linear.weight"].float().flatten(1).numpy())
     entropy = EntropyModel(scale_net, tables, CodingTables(tables), chroma)
     return Model(description.name, description.id, description.config, net, entropy)
+
+
+def _check_shapes(
+    tensors: Mapping[str, torch.Tensor], networks: Mapping[str, tuple[int, ...]], others: Sequence[str]
+) -> None:
+    wrong = {*networks, *others, "tables.reach", "tables.half"} ^ set(tensors)
+    if wrong:
+        name = min(wrong)
+        raise ModelMismatchError(f"tensor {name!a} is {'unknown' if name in tensors else 'missing'}")
+    for name, shape in networks.items():
+        if tuple(tensors[name].shape) != shape:
+            raise ModelMismatchError(f"tensor {name} is {tuple(tensors[name].shape)} where {shape} is needed")
 
 
 def model_id(tensors: Mapping[str, torch.Tensor], config: ModelConfig) -> bytes:

@@ -159,6 +159,7 @@ def indices(t, f, magnitudes, quality, k):
 
 def decode_tile(t, data, color, quality, height, width):
     """z_hat [Cz, height/4, width/4] and r_hat [N, height, width] of one tile."""
+    assert len(data) >= 4 * (height // 4) * (width // 4)
     coder = RangeDecoder(data)
     z_rows = t["scale.z_index"][quality - 1]
     z_index = np.broadcast_to(z_rows[:, None, None], (len(z_rows), height // 4, width // 4))

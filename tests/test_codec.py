@@ -168,7 +168,7 @@ def test_damage_is_found_before_the_entropy_coder(
 def test_sealed_nonsense_gives_a_typed_error_or_a_picture(tiny: Model) -> None:
     rng = np.random.default_rng(3)
     header = Header(64, 64, 50, tiny.id)
-    for length in (0, 4, 8, 64, 400):
+    for length in (4, 8, 64, 400):
         for _ in range(8):
             data = container.pack(header, [container.Section(SectionType.TILE, rng.bytes(length))])
             with contextlib.suppress(FormatError):
@@ -177,13 +177,13 @@ def test_sealed_nonsense_gives_a_typed_error_or_a_picture(tiny: Model) -> None:
 
 def test_huge_claim_is_refused_at_once(tiny: Model) -> None:
     header = Header(40_000, 40_000, 50, tiny.id, tile_log2=12)
-    data = container.pack(header, [container.Section(SectionType.TILE, b"")] * header.tiles)
+    data = container.pack(header, [container.Section(SectionType.TILE, bytes(n)) for n in header.tile_floors()])
     with pytest.raises(LimitError, match="40000x40000"):
         codec.decompress(data, model=tiny)
 
 
 def test_unknown_model_is_named(tiny: Model, photo: np.ndarray) -> None:
-    data = container.pack(Header(64, 64, 50, b"\xee" * 8), [container.Section(SectionType.TILE, b"")])
+    data = container.pack(Header(64, 64, 50, b"\xee" * 8), [container.Section(SectionType.TILE, bytes(4))])
     with pytest.raises(ModelNotFoundError, match="ee" * 8):
         codec.decompress(data)
 

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from nncodec import container
 from nncodec.container import Color, Header, Section, SectionType
-from nncodec.errors import CorruptError, FormatError, LimitError, NotAecError, UnsupportedError
+from nncodec.errors import CorruptError, FormatError, InputError, LimitError, NotAecError, UnsupportedError
 
 HEADER = Header(width=100, height=60, quality=40, model_id=b"modelid!", tile_log2=6)
 SECTIONS = [
     Section(SectionType.ICC, container.deflate(b"profile")),
     Section(SectionType.TILE, b"abcd"),
     Section(SectionType.ALPHA, b"png"),
-    Section(SectionType.TILE, b""),
+    Section(SectionType.TILE, b"efgh"),
     Section(SectionType.ALPHA, b"gnp"),
 ]
 DATA = container.pack(HEADER, SECTIONS)
@@ -48,8 +48,8 @@ def test_pack_then_parse_gives_the_same() -> None:
 
 
 def test_single_tile_costs_at_most_48_bytes() -> None:
-    data = container.pack(Header(64, 64, 1, b"modelid!"), [Section(SectionType.TILE, b"")])
-    assert len(data) == 42
+    data = container.pack(Header(64, 64, 1, b"modelid!"), [Section(SectionType.TILE, b"word")])
+    assert len(data) == 46
 
 
 def test_every_truncation_is_an_error() -> None:
@@ -73,8 +73,8 @@ def test_trailing_bytes_are_refused() -> None:
 
 def test_damaged_tile_is_named() -> None:
     data = bytearray(DATA)
-    data[-7] ^= 1
-    with pytest.raises(CorruptError, match=r"tile 0: crc [0-9a-f]{8} does not match [0-9a-f]{8}"):
+    data[-4] ^= 1
+    with pytest.raises(CorruptError, match=r"tile 1: crc [0-9a-f]{8} does not match [0-9a-f]{8}"):
         container.parse(bytes(data))
 
 
@@ -112,6 +112,16 @@ def test_bad_header_is_refused_with_the_fact(data: bytes, error: type[FormatErro
         container.parse(data)
 
 
+@pytest.mark.parametrize(("tile_log2", "side"), [(12, 4096), (12, 4000), (6, 64), (10, 1000)])
+def test_a_file_claims_at_most_1024_pixels_a_byte(tile_log2: int, side: int) -> None:
+    header = Header(side, side, 40, b"modelid!", tile_log2=tile_log2)
+    (floor,) = header.tile_floors()
+    assert floor >= side * side / 1024
+    container.pack(header, [Section(SectionType.TILE, bytes(floor))])
+    with pytest.raises(ValueError, match=f"tile 0: {floor - 1} bytes where at least {floor} are needed"):
+        container.pack(header, [Section(SectionType.TILE, bytes(floor - 1))])
+
+
 def test_pixel_limit_is_the_callers() -> None:
     with pytest.raises(LimitError):
         container.parse(DATA, pixels_max=5999)
@@ -144,6 +154,12 @@ def test_unknown_section_type_is_unsupported() -> None:
         container.parse(reseal(data))
 
 
+def test_metadata_that_no_decoder_takes_is_not_written() -> None:
+    with pytest.raises(InputError, match="over 16777216; leave it out"):
+        container.deflate(bytes(container.METADATA_MAX + 1))
+    assert len(container.inflate(container.deflate(bytes(container.METADATA_MAX)), "icc")) == container.METADATA_MAX
+
+
 def test_metadata_bomb_is_refused() -> None:
     bomb = zlib.compress(bytes(container.METADATA_MAX + 1))
     with pytest.raises(LimitError, match="icc"):
@@ -166,5 +182,5 @@ def test_any_bytes_give_a_typed_error_or_a_header(body: bytes, sealed: bool) -> 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 100), st.sampled_from(Color), st.integers(10, 12))
 def test_any_header_survives(width: int, height: int, quality: int, color: Color, tile_log2: int) -> None:
     header = Header(width, height, quality, b"12345678", color, 8, tile_log2)
-    sections = [Section(SectionType.TILE, bytes([i])) for i in range(header.tiles)]
+    sections = [Section(SectionType.TILE, bytes(floor)) for floor in header.tile_floors()]
     assert container.parse(container.pack(header, sections)) == (header, sections)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
+import safetensors.torch
 import torch
 from conftest import ROOT, seeded_net
 
-from nncodec import codec, weights
-from nncodec.config import TINY
+from nncodec import codec, container, weights
+from nncodec.config import TINY, ModelConfig
 from nncodec.errors import ModelMismatchError, ModelNotFoundError
 from nncodec.train import export
 
@@ -89,3 +93,91 @@ def test_loading_leaves_torch_as_it_was(tiny_path: Path) -> None:
     weights.load(weights.describe(tiny_path))
     assert torch.equal(state, torch.get_rng_state())
     assert torch.get_default_device().type == "cpu"
+
+
+def rewritten(path: Path, target: Path, change) -> Path:
+    """A weights file after `change(tensors, metadata, config)`, its model id right again."""
+    tensors = safetensors.torch.load_file(path)
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = dict(file.metadata())
+    config = json.loads(metadata["config"])
+    change(tensors, metadata, config)
+    metadata["config"] = json.dumps(config)
+    with contextlib.suppress(ValueError, TypeError):
+        metadata["id"] = weights.model_id(tensors, ModelConfig.from_dict(config)).hex()
+    safetensors.torch.save_file(tensors, target, metadata)
+    return target
+
+
+HOSTILE = {
+    "depth of 10^9": (lambda t, m, c: c.update(decoder_depth8=10**9), "decoder_depth8 is 1000000000"),
+    "width of 10^9": (lambda t, m, c: c.update(mean_width=10**9), "mean_width is 1000000000"),
+    "half a layer": (lambda t, m, c: c.update(hyper_width=16.5), "hyper_width is 16.5"),
+    "a layer that is true": (lambda t, m, c: c.update(decoder_depth8=True), "decoder_depth8 is True"),
+    "lambda of NaN": (lambda t, m, c: c.update(lmbda_min=float("nan")), "lmbda_min is nan"),
+    "another width": (lambda t, m, c: c.update(decoder_width8=24), r"tensor g_s\..* where .* is needed"),
+    "terminal escapes": (lambda t, m, c: m.update(name="\x1b[31mred"), r"name '\\x1b\[31mred'"),
+    "no name": (lambda t, m, c: m.update(name=""), "name ''"),
+    "a long name": (lambda t, m, c: m.update(name="n" * 101), "name 'nnn"),
+    "no tables": (lambda t, m, c: t.pop("tables.half"), "tensor 'tables.half' is missing"),
+    "one tensor more": (lambda t, m, c: t.update({"scale.pass0.depthwise": torch.zeros(1)}), "depthwise' is unknown"),
+    "another type": (lambda t, m, c: t.update({"log_gain.rows": t["log_gain.rows"].bfloat16()}), "is torch.bfloat16"),
+    "tables of floats": (lambda t, m, c: t.update({"tables.half": t["tables.half"].float()}), "not int32"),
+    "scales of floats": (lambda t, m, c: t.update({"scale.z_in": t["scale.z_in"].float()}), "z_in: .* is needed"),
+    "inexact sums": (lambda t, m, c: t["scale.pass1.depthwise"].fill_(2**31 - 1), "over the exact"),
+    "tables that do not sum": (lambda t, m, c: t["tables.half"][5, 0].add_(1), "table 5: .* not 16777216"),
+    "frequency of zero": (lambda t, m, c: t["tables.half"][5, 2].fill_(0), "table 5: least frequency 0"),
+    "endless reach": (lambda t, m, c: t["tables.reach"].fill_(2**31 - 1), "reach 2147483647"),
+    "endless linear path": (lambda t, m, c: t["g_s.linear.weight"][3, 4].fill_(float("inf")), "linear.weight is not"),
+    "no number": (lambda t, m, c: t["g_s.linear.weight"][3, 4].fill_(float("nan")), "linear.weight is not"),
+    "sums beyond int64": (lambda t, m, c: t["g_s.linear.weight"][3, 4].fill_(256), "linear.weight is not below 256"),
+    "index beyond the tables": (lambda t, m, c: t["scale.z_index"].fill_(64), r"not within 0\.\.63"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_weights_are_refused_with_the_fact(name: str, tiny_path: Path, tmp_path: Path) -> None:
+    change, words = HOSTILE[name]
+    path = rewritten(tiny_path, tmp_path / "hostile.safetensors", change)
+    with pytest.raises(ModelMismatchError, match=f"hostile.safetensors: .*{words}"):
+        weights.load(weights.describe(path))
+
+
+def test_deeply_nested_metadata_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "deep.safetensors"
+    path.write_bytes(struct.pack("<Q", 200_000) + b"[" * 200_000)
+    with pytest.raises(ModelMismatchError, match=r"deep\.safetensors"):
+        weights.describe(path)
+
+
+def test_a_pickle_is_refused_unread(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self):
+            return (pytest.fail, ("the pickle ran",))
+
+    path = tmp_path / "model.safetensors"
+    torch.save({"weight": Trap()}, path)
+    with pytest.raises(ModelMismatchError, match="not a usable weights file"):
+        weights.describe(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 6e4])
+def test_weights_that_overflow_decode_to_some_picture(value: float, tiny_path: Path, tmp_path: Path) -> None:
+    def change(tensors, metadata, config) -> None:
+        for name, tensor in tensors.items():
+            if name.startswith(("mean_net.", "g_s.", "log_gain.")) and name != "g_s.linear.weight":
+                tensor.fill_(value)
+
+    model = weights.load(weights.describe(rewritten(tiny_path, tmp_path / "wild.safetensors", change)))
+    header = container.Header(60, 60, 50, model.id)
+    data = container.pack(header, [container.Section(container.SectionType.TILE, bytes(4))])
+    assert codec.decompress(data, model=model).color.shape == (60, 60, 3)
+
+
+def test_every_cut_of_a_weights_file_is_a_typed_error(tiny_path: Path, tmp_path: Path) -> None:
+    data = tiny_path.read_bytes()
+    path = tmp_path / "cut.safetensors"
+    for length in [*range(0, 9000, 150), *range(9000, len(data), 20_000), len(data) - 1]:
+        path.write_bytes(data[:length])
+        with pytest.raises(ModelMismatchError, match=r"cut\.safetensors"):
+            weights.load(weights.describe(path))
