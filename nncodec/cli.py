@@ -240,7 +240,7 @@ def decompress(
         if not image.damage:
             return run.Facts(image.width, image.height, len(data))
         lost = sum(damage.area is not None for damage in image.damage)
-        error = f"damaged, {lost} tiles lost; what is intact was written to {job.target}"
+        error = f"{job.source}: damaged, {lost} tiles lost; what is intact was written to {job.target}"
         remarks = _shortened(image.damage_report())
         return run.Facts(image.width, image.height, len(data), remarks=remarks, error=error)
 

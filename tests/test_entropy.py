@@ -55,7 +55,7 @@ def test_a_shorter_stream_is_corrupt(quiet: Model) -> None:
 
 def test_words_beyond_the_least_length_must_be_read(quiet: Model) -> None:
     nothing = quiet.entropy.nothing(8, 8)
-    stream, _ = quiet.entropy.encode(nothing.z_hat, 40, lambda k, index: np.zeros(index.shape, np.int32))
+    ((stream, _),) = quiet.entropy.encode(nothing.z_hat[None], 40, lambda k, index: np.zeros(index.shape, np.int32))
     assert (quiet.entropy.decode(stream, 40, 8, 8).z_hat == 0).all()
     for longer in (stream + b"word", stream + bytes(4), stream[:12] + b"word"):
         with pytest.raises(CorruptError, match="longer than its symbols"):

@@ -67,6 +67,11 @@ class Group:
         if self.size > 1:
             dist.barrier()
 
+    def close(self) -> None:
+        """Leave the group; without it, threads of gloo can outlive Python and abort the process."""
+        if self.size > 1:
+            dist.destroy_process_group()
+
 
 class Trainer:
     """Model, moving average, optimizer, random numbers and counters of one run."""

@@ -57,10 +57,11 @@ def run(recipe: Recipe, folder: Path, resume: bool, report: Callable[[str], None
         if "alloc" not in str(error):
             raise
         raise InputError(f"out of memory; give a smaller --batch ({error})") from None
+    out = trainer.export(data) if trainer.group.rank == 0 else None
     trainer.group.wait()
-    if trainer.group.rank:
+    trainer.group.close()
+    if out is None:
         return None
-    out = trainer.export(data)
     report(f"{out}  {trainer.step} steps in {trainer.elapsed:.0f} s")
     return out
 
