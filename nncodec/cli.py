@@ -106,6 +106,8 @@ cat photo.png | nncodec compress - > photo.aec""",
 @option(
     "--target-psnr", section=PICTURE, metavar="DB", type=click.FloatRange(0, min_open=True), help="At least so many dB."
 )
+@option("--target-ssim", section=PICTURE, metavar="S", type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        help="At least this SSIM.")  # fmt: skip
 @option("-e", "--effort", section=PICTURE, metavar="0-3", type=click.IntRange(0, 3), default=1,
         help="Time for bytes: 0 rounds, 1 weighs bits against error, 2 and 3 refine. [default: 1]")  # fmt: skip
 @option(
@@ -123,6 +125,7 @@ def compress(
     target_size: str | None,
     target_bpp: float | None,
     target_psnr: float | None,
+    target_ssim: float | None,
     effort: int,
     model: str | None,
     verify: bool,
@@ -140,10 +143,11 @@ def compress(
     """
     from nncodec.batch import jobs, run
 
-    if sum(option is not None for option in (quality, target_size, target_bpp, target_psnr)) > 1:
-        raise click.UsageError("give only one of --quality, --target-size, --target-bpp and --target-psnr")
+    targets = (target_size, target_bpp, target_psnr, target_ssim)
+    if sum(option is not None for option in (quality, *targets)) > 1:
+        raise click.UsageError("give only one of --quality and the --target options")
     size = _bytes(target_size) if target_size else None
-    if size is None and target_bpp is None and target_psnr is None:
+    if not any(targets):
         quality = quality or 50
     plan = _plan(files, jobs.AEC, jobs.PICTURES)
     from nncodec import codec, picture, rate, rows  # after all that usage errors need: torch takes seconds
@@ -154,12 +158,14 @@ def compress(
     left_out = picture.to_strip(part.strip().lower() for part in strip.split(",") if part.strip())
 
     def encode(image: rows.Rows, known: picture.Picture | None, progress: run.Progress) -> bytes:
-        if known is None or (target_psnr is None and size is None and target_bpp is None):
+        if known is None or not any(targets):
             return codec.compress(
                 image, quality or 50, loaded, effort=effort, strip=left_out, max_pixels=max_pixels, progress=progress
             )
         if target_psnr is not None:
             return rate.to_psnr(known, target_psnr, loaded, effort, progress).data
+        if target_ssim is not None:
+            return rate.to_ssim(known, target_ssim, loaded, effort, progress).data
         limit = size or int((target_bpp or 0) * known.width * known.height / 8)
         return rate.to_size(known, limit, loaded, effort, progress).data
 
@@ -181,6 +187,7 @@ def compress(
         "target_size": size,
         "target_bpp": target_bpp,
         "target_psnr": target_psnr,
+        "target_ssim": target_ssim,
         "strip": ",".join(sorted(left_out)) or None,
     }
     _run(files, plan, one, {name: value for name, value in settings.items() if value is not None})

@@ -93,6 +93,7 @@ def compress(
     model: str | Model | None = None,
     *,
     effort: int = DEFAULT,
+    error_factor: float = 1.0,
     strip: Iterable[str] = (),
     max_pixels: int = container.PIXELS_MAX,
     device: str | None = None,
@@ -112,6 +113,8 @@ def compress(
         Name or path of weights, or a loaded Model; default the shipped 'fast'.
     effort
         0 rounds, 1 (default) weighs bits against error, 2 and 3 refine; see `nncodec.effort`.
+    error_factor
+        Multiplies what an error is worth beside bits, at efforts above 0: steps finer than those of quality.
     strip
         What is not kept: 'icc', 'exif', 'xmp' or 'all'. An orientation that turns the picture stays.
     max_pixels
@@ -146,7 +149,7 @@ def compress(
         blocks = ((SectionType.ICC, of.icc), (SectionType.EXIF, of.exif), (SectionType.XMP, of.xmp))
         try:
             sections = [Section(kind, container.deflate(block)) for kind, block in blocks if block]
-            sections += encoding.sections(loaded, header, source, effort, progress)
+            sections += encoding.sections(loaded, header, source, effort, error_factor, progress)
             return container.pack(header, sections)
         except ValueError as error:
             raise InputError(str(error)) from None

@@ -35,8 +35,13 @@ def tiles_at_once(model: Model) -> int:
     return 1 if device_of(model).type == "cpu" else GPU_TILES
 
 
-def sections(model: Model, header: Header, source: Rows, effort: int, progress: Progress | None) -> Iterator[Section]:
-    """Sections of every tile, in file order; the picture is read one row of tiles at a time."""
+def sections(
+    model: Model, header: Header, source: Rows, effort: int, error_factor: float, progress: Progress | None
+) -> Iterator[Section]:
+    """Sections of every tile, in file order; the picture is read one row of tiles at a time.
+
+    `error_factor` multiplies the worth of an error beside bits.
+    """
     price = prices(model.entropy.tables).to(device_of(model)) if effort else None
     whole, halo = decoding.plane(header), model.config.analysis_halo
     band, top, done = source.rows(0, 1), 0, 0
@@ -46,7 +51,7 @@ def sections(model: Model, header: Header, source: Rows, effort: int, progress: 
             band = source.rows(top, min(run[0].bottom + halo, header.height))
         originals: list[Tensor] = []
         targets: list[Tensor] = []
-        weight: float | Tensor = ERROR_WEIGHT
+        weight: float | Tensor = error_factor * ERROR_WEIGHT
         for tile in run:
             window = tiling.with_halo(tile, halo, whole.height, whole.width)
             levels = _window(band.color, Rect(window.top - top, window.left, window.bottom - top, window.right))
@@ -56,7 +61,9 @@ def sections(model: Model, header: Header, source: Rows, effort: int, progress: 
             originals.append(target)
             if steps := REFINING_STEPS.get(effort, 0):
                 frame = Frame(x, y, inner, _seen(tile, window, header))
-                target, weight = _refined(model, frame, target, header.quality, price, band.is_grey, steps)
+                target, weight = _refined(
+                    model, frame, target, header.quality, price, band.is_grey, steps, error_factor
+                )
             targets.append(target)
         chosen = Chooser(model, header.quality, price, weight, band.is_grey)
         z_hat = chosen.hyper(torch.cat(originals))  # of what g_a gave: of refined targets it costs 0.6 % more
@@ -103,12 +110,12 @@ def analyze(model: Model, color: Levels, tile: Rect, quality: int) -> Tensor:
 
 
 def _refined(
-    model: Model, frame: Frame, y: Tensor, quality: int, price: Tensor | None, grey: bool, steps: int
+    model: Model, frame: Frame, y: Tensor, quality: int, price: Tensor | None, grey: bool, steps: int, factor: float
 ) -> tuple[Tensor, Tensor]:
     """Target and error weights for one tile."""
     q, lmbda = quality_of(model, quality), model.config.lmbda(quality)
     with inference():
-        weights = error_weights(model.net, q, lmbda)
+        weights = factor * error_weights(model.net, q, lmbda)
     first = Chooser(model, quality, price, ERROR_WEIGHT, grey)
     z_hat = first.hyper(y)
     later = Chooser(model, quality, price, weights, grey)

@@ -1,6 +1,7 @@
-"""Rate control: the quality at which a picture meets a size or a PSNR, by trying.
+"""Rate control: a file that meets a size, a PSNR or an SSIM, by trying.
 
-Knows how to search over qualities; what a try costs and gives is `codec`'s.
+Knows how to search over qualities and, between two of them, over what an error is worth beside bits; what a try
+costs and gives is `codec`'s.
 """
 
 from __future__ import annotations
@@ -13,60 +14,158 @@ from typing import IO
 
 import numpy as np
 
-from nncodec import codec
+from nncodec import codec, metrics
 from nncodec.config import QUALITIES
 from nncodec.decoding import Progress
+from nncodec.effort import DEFAULT
 from nncodec.errors import CorruptError, InputError
 from nncodec.picture import Picture
 from nncodec.weights import Model
 
 PROBES = 5
 """Most qualities tried for one picture."""
+TRIMS = 3
+"""Most error factors tried at the quality that was found."""
+FACTORS = (0.5, 4.0)
+"""Range of error factors: what lies between two qualities is well inside."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A file that meets its target: its bytes, its quality, and what was measured (bytes or dB)."""
+    """A file that meets its target: its bytes, its quality, and what was measured (bytes, dB or SSIM)."""
 
     data: bytes
     quality: int
     measured: float
 
 
-def to_size(picture: Picture, size: int, model: Model, effort: int = 1, progress: Progress | None = None) -> Found:
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of target, on a scale on which it rises nearly linearly with quality and with the log of the factor."""
+
+    below: bool
+    per_quality: float
+    per_factor: float
+    near: float
+    """How close on the right side is close enough."""
+
+
+_SIZE = _Kind(True, 0.036, 0.15, 0.015)  # log bytes
+_PSNR = _Kind(False, 0.18, 0.9, 0.05)  # dB
+_SSIM = _Kind(False, 0.18, 0.9, 0.05)  # dB of 1 / (1 - SSIM)
+
+
+def to_size(
+    picture: Picture, size: int, model: Model, effort: int = DEFAULT, progress: Progress | None = None
+) -> Found:
     """The best file of at most `size` bytes. Raises InputError, saying what is reachable.
 
-    `progress` is called as in `codec.compress`, anew for each quality tried.
+    `progress` is called as in `codec.compress`, anew for each try.
     """
-    tried: dict[int, bytes] = {}
 
-    def measure(quality: int) -> float:
-        tried[quality] = codec.compress(picture, quality, model, effort=effort, progress=progress)
-        return math.log(len(tried[quality]))
+    def value(data: bytes) -> tuple[float, float]:
+        return math.log(len(data)), len(data)
 
-    quality = _search(measure, math.log(size), below=True)
-    if quality is None:
-        least = len(tried[1])
-        raise InputError(f"{size} bytes cannot be reached; quality 1 takes {least}")
-    return Found(tried[quality], quality, len(tried[quality]))
+    found, end = _meet(picture, math.log(size), model, effort, progress, value, _SIZE)
+    if found is None:
+        raise InputError(f"{size} bytes cannot be reached; quality 1 takes {end:.0f}")
+    return found
 
 
-def to_psnr(picture: Picture, psnr: float, model: Model, effort: int = 1, progress: Progress | None = None) -> Found:
+def to_psnr(
+    picture: Picture, psnr: float, model: Model, effort: int = DEFAULT, progress: Progress | None = None
+) -> Found:
     """The smallest file of at least `psnr` dB (over RGB or grey). Raises InputError, saying what is reachable.
 
-    `progress` is called as in `codec.compress`, anew for each quality tried.
+    `progress` is called as in `codec.compress`, anew for each try.
     """
-    tried: dict[int, tuple[bytes, float]] = {}
 
-    def measure(quality: int) -> float:
-        data = codec.compress(picture, quality, model, effort=effort, progress=progress)
-        tried[quality] = data, measured_psnr(io.BytesIO(data), picture, model)
-        return tried[quality][1]
+    def value(data: bytes) -> tuple[float, float]:
+        return (dB := measured_psnr(io.BytesIO(data), picture, model)), dB
 
-    quality = _search(measure, psnr, below=False)
+    found, end = _meet(picture, psnr, model, effort, progress, value, _PSNR)
+    if found is None:
+        raise InputError(f"{psnr:g} dB cannot be reached; quality {QUALITIES} gives {end:.2f} dB")
+    return found
+
+
+def to_ssim(
+    picture: Picture, ssim: float, model: Model, effort: int = DEFAULT, progress: Progress | None = None
+) -> Found:
+    """The smallest file of at least this SSIM (mean over RGB or grey, 8 bits). Raises InputError.
+
+    `progress` is called as in `codec.compress`, anew for each try.
+    """
+    if not 0 < ssim < 1:
+        raise InputError(f"SSIM {ssim:g} is not between 0 and 1")
+    original = _bytes_of(picture)
+
+    def value(data: bytes) -> tuple[float, float]:
+        similarity = metrics.ssim(original, _bytes_of(codec.decompress(data, model=model)))
+        return min(metrics.similarity_db(similarity), 99.0), similarity
+
+    if min(original.shape[:2]) < metrics.WINDOW:
+        raise InputError(f"SSIM needs a picture of at least {metrics.WINDOW} pixels a side")
+    found, end = _meet(picture, metrics.similarity_db(ssim), model, effort, progress, value, _SSIM)
+    if found is None:
+        raise InputError(f"SSIM {ssim:g} cannot be reached; quality {QUALITIES} gives {end:.4f}")
+    return found
+
+
+def _bytes_of(picture: Picture) -> metrics.Pixels:
+    """u8 of 8 or 16 bits a sample."""
+    return (picture.color >> 8).astype(np.uint8) if picture.peak > 255 else picture.color.astype(np.uint8)
+
+
+def _meet(
+    picture: Picture,
+    target: float,
+    model: Model,
+    effort: int,
+    progress: Progress | None,
+    value: Callable[[bytes], tuple[float, float]],
+    kind: _Kind,
+) -> tuple[Found | None, float]:
+    """The file that meets `target` most closely, or None and what the end of the range gives.
+
+    First the quality, then, where steps of quality leave a gap, the error factor. `value` is what a file measures
+    on the scale of `kind`, and as people read it.
+    """
+    tried: dict[tuple[int, float], tuple[float, Found]] = {}
+
+    def measure(quality: int, factor: float = 1.0) -> float:
+        data = codec.compress(picture, quality, model, effort=effort, error_factor=factor, progress=progress)
+        scaled, plain = value(data)
+        tried[quality, factor] = scaled, Found(data, quality, plain)
+        return scaled
+
+    quality = _search(measure, target, kind)
     if quality is None:
-        raise InputError(f"{psnr:g} dB cannot be reached; quality {QUALITIES} gives {tried[QUALITIES][1]:.2f} dB")
-    return Found(tried[quality][0], quality, tried[quality][1])
+        return None, tried[1 if kind.below else QUALITIES, 1.0][1].measured
+    if effort:
+        _trim(lambda factor: measure(quality, factor), tried[quality, 1.0][0], target, kind)
+    fitting = [t for t in tried.values() if (t[0] <= target if kind.below else t[0] >= target)]
+    return min(fitting, key=lambda t: abs(t[0] - target))[1], 0.0
+
+
+def _trim(measure: Callable[[float], float], at_one: float, target: float, kind: _Kind) -> None:
+    """Try error factors until one measures within `kind.near` of `target` on its right side."""
+    known = {0.0: at_one}  # by log factor
+    aim = target + (-0.4 if kind.below else 0.4) * kind.near
+    for _ in range(TRIMS):
+        nearest = sorted(known, key=lambda f: abs(known[f] - target))[:2]
+        slope = kind.per_factor
+        if len(nearest) == 2 and known[nearest[0]] != known[nearest[1]]:
+            slope = (known[nearest[0]] - known[nearest[1]]) / (nearest[0] - nearest[1])
+        best = known[nearest[0]]
+        miss = target - best if kind.below else best - target
+        if 0 <= miss <= kind.near or slope <= 0:
+            return
+        factor = nearest[0] + (aim - best) / slope
+        factor = min(max(factor, math.log(FACTORS[0])), math.log(FACTORS[1]))
+        if factor in known:
+            return
+        known[factor] = measure(math.exp(factor))
 
 
 def measured_psnr(file: IO[bytes], picture: Picture, model: Model) -> float:
@@ -80,13 +179,14 @@ def measured_psnr(file: IO[bytes], picture: Picture, model: Model) -> float:
     return 10 * math.log10(picture.peak**2 / max(float(error), 1e-10))
 
 
-def _search(measure: Callable[[int], float], target: float, below: bool) -> int | None:
+def _search(measure: Callable[[int], float], target: float, kind: _Kind) -> int | None:
     """Quality closest to `target` on its right side, of at most PROBES that are measured.
 
-    `measure` rises with quality, nearly linearly. With `below` the highest quality that measures at most
-    `target` is sought, else the lowest that measures at least it. None when even the end does not do.
+    `measure` rises with quality, nearly linearly. If the target is to be kept below, the highest quality that
+    measures at most it is sought, else the lowest that measures at least it. None when even the end does not do.
     """
     known: dict[int, float] = {}
+    below = kind.below
 
     def fits(quality: int) -> bool:
         return known[quality] <= target if below else known[quality] >= target
@@ -101,7 +201,7 @@ def _search(measure: Callable[[int], float], target: float, below: bool) -> int 
             high = guess
         if high - low <= 1:
             break
-        guess = min(max(_interpolate(known, target, below), low + 1), high - 1)
+        guess = min(max(_interpolate(known, target, kind), low + 1), high - 1)
     good = [q for q in known if fits(q)]
     end = 1 if below else QUALITIES
     if not good and end not in known:
@@ -112,16 +212,14 @@ def _search(measure: Callable[[int], float], target: float, below: bool) -> int 
     return max(good) if below else min(good)
 
 
-def _interpolate(known: dict[int, float], target: float, below: bool) -> int:
+def _interpolate(known: dict[int, float], target: float, kind: _Kind) -> int:
     """Where the line through the two measured qualities nearest to `target` meets it."""
     nearest = sorted(known, key=lambda q: abs(known[q] - target))[:2]
     if len(nearest) == 1:
-        # First step: over the range, log bytes grow by about 0.036 a quality, decibels by 0.18.
-        slope = 0.036 if below else 0.18
-        return round(nearest[0] + (target - known[nearest[0]]) / slope)
+        return round(nearest[0] + (target - known[nearest[0]]) / kind.per_quality)
     a, b = nearest
     slope = (known[b] - known[a]) / (b - a)
     if slope <= 0:
         return (a + b) // 2
     at = a + (target - known[a]) / slope
-    return math.floor(at) if below else math.ceil(at)
+    return math.floor(at) if kind.below else math.ceil(at)
