@@ -33,7 +33,7 @@ def prices(tables: Tables) -> Tensor:
         reach = int(tables.reach[index])
         coded = 24.0 - np.log2(tables.half[index, np.minimum(magnitude, reach + 1)].astype(np.float64))
         excess = np.maximum(magnitude - reach, 1)
-        out[index] = coded + np.where(magnitude > reach, 5.0 + np.floor(np.log2(excess)), 0.0)
+        out[index] = coded + np.where(magnitude > reach, freqs.escape_bits(excess), 0.0)
     return torch.from_numpy(out)
 
 

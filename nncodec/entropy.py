@@ -7,7 +7,7 @@ Everything here is integers; means and pixels are elsewhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -54,25 +54,22 @@ class EntropyModel:
         rows = self.scale_net.z_index[quality - 1].numpy()
         return np.broadcast_to(rows[:, None, None], (len(rows), height, width))
 
-    def passes(self, z_hat: Integers, quality: int, grey: bool = False) -> Generator[Indices, Integers, Integers]:
+    def passes(self, z_hat: Integers, quality: int, grey: bool = False) -> Generator[Indices, Integers, None]:
         """Yield the scale indices [N, h/2, w/2] of each pass; take its residuals by `send`.
 
-        Returns r_hat [N, h, w]. In a `grey` picture the indices of chroma channels are 0.
+        In a `grey` picture the indices of chroma channels are 0.
         """
         features = self.scale_net.features(torch.from_numpy(z_hat), quality)
         table = magnitude_table()
         magnitudes = torch.zeros(self.scale_net.channels, *features.shape[1:])
-        r_hat = np.zeros(tuple(magnitudes.shape), np.int32)
         for k in range(PASSES):
             index = self.scale_net.index(features, magnitudes, quality, k).numpy()
             if grey and self.chroma is not None:
                 index[self.chroma] = 0
             residuals = yield index
-            quadtree.put(r_hat, k, residuals)
             if k < PASSES - 1:
                 seen = table[torch.from_numpy(np.minimum(np.abs(residuals), MAGNITUDE_MAX))]
                 quadtree.put(magnitudes, k, seen)
-        return r_hat
 
     def encode(
         self, z_hat: Integers, quality: int, choose: Callable[[int, Indices], Integers], grey: bool = False
@@ -87,13 +84,15 @@ class EntropyModel:
         for coder, tile_z in zip(coders, z_hat, strict=True):
             coder.put(tile_z, self.z_index(quality, *tile_z.shape[1:]))
         index = [next(tile) for tile in tiles]
+        height, width = (4 * side for side in z_hat.shape[2:])
+        r_hat = np.zeros((len(tiles), self.scale_net.channels, height, width), np.int32)
         for k in range(PASSES):
             residuals = choose(k, np.stack(index))
             for b, coder in enumerate(coders):
                 coder.put(residuals[b], index[b])
+                quadtree.put(r_hat[b], k, residuals[b])
                 if k < PASSES - 1:
                     index[b] = tiles[b].send(residuals[b])
-        r_hat = [_returned(tile, last) for tile, last in zip(tiles, residuals, strict=True)]
         floor = _floor(z_hat.shape[2:])
         return [
             (coder.bytes().ljust(floor, b"\0"), Symbols(*tile))
@@ -116,22 +115,17 @@ class EntropyModel:
         z_hat = coder.get(self.z_index(quality, height // 4, width // 4))
         if np.abs(z_hat).max(initial=0) > Z_MAX:
             raise CorruptError(f"z_hat reaches {np.abs(z_hat).max()}, over {Z_MAX}; the stream is invalid")
-        if passes < PASSES:
-            return Symbols(z_hat, self._first_passes(z_hat, quality, grey, coder, passes))
-        r_hat = self._drive(z_hat, quality, grey, lambda _, index: coder.get(index), lambda *_: None)
-        coder.finish()
-        return Symbols(z_hat, r_hat)
-
-    def _first_passes(self, z_hat: Integers, quality: int, grey: bool, coder: ResidualDecoder, count: int) -> Integers:
-        r_hat = np.zeros((self.scale_net.channels, 4 * z_hat.shape[1], 4 * z_hat.shape[2]), np.int32)
-        generator = self.passes(z_hat, quality, grey)
-        index = next(generator)
-        for k in range(count):
+        r_hat = np.zeros((self.scale_net.channels, height, width), np.int32)
+        indices = self.passes(z_hat, quality, grey)
+        index = next(indices)
+        for k in range(passes):
             residuals = coder.get(index)
             quadtree.put(r_hat, k, residuals)
-            if k + 1 < count:
-                index = generator.send(residuals)
-        return r_hat
+            if k + 1 < passes:
+                index = indices.send(residuals)
+        if passes == PASSES:
+            coder.finish()
+        return Symbols(z_hat, r_hat)
 
     def nothing(self, height: int, width: int) -> Symbols:
         """What stands for a tile of y of height x width positions that cannot be decoded: zeros."""
@@ -143,43 +137,17 @@ class EntropyModel:
     def estimate(self, symbols: Symbols, quality: int, grey: bool = False) -> float:
         """Bits that the tables say the symbols cost, without running the range coder."""
         total = freqs.bits(self.tables, symbols.z_hat, self.z_index(quality, *symbols.z_hat.shape[1:]))
+        return total + sum(freqs.bits(self.tables, *coded) for coded in self.walk(symbols, quality, grey))
 
-        def add(residuals: Integers, index: Indices) -> None:
-            nonlocal total
-            total += freqs.bits(self.tables, residuals, index)
-
-        self._drive(symbols.z_hat, quality, grey, lambda k, _: take(symbols.r_hat, k), add)
-        return total
-
-    def _drive(
-        self,
-        z_hat: Integers,
-        quality: int,
-        grey: bool,
-        choose: Callable[[int, Indices], Integers],
-        see: Callable[[Integers, Indices], None],
-    ) -> Integers:
-        """Run the passes: `choose` residuals, let `see` have them, feed them back."""
-        passes = self.passes(z_hat, quality, grey)
+    def walk(self, symbols: Symbols, quality: int, grey: bool = False) -> Iterator[tuple[Integers, Indices]]:
+        """Residuals and scale indices [N, h/2, w/2] of each pass over known symbols."""
+        passes = self.passes(symbols.z_hat, quality, grey)
         index = next(passes)
         for k in range(PASSES):
-            residuals = choose(k, index)
-            see(residuals, index)
-            try:
+            residuals = take(symbols.r_hat, k)
+            yield residuals, index
+            if k < PASSES - 1:
                 index = passes.send(residuals)
-            except StopIteration as stop:
-                r_hat: Integers = stop.value
-        return r_hat
-
-
-def _returned(passes: Generator[Indices, Integers, Integers], residuals: Integers) -> Integers:
-    """What a generator of passes returns once it has the residuals of the last."""
-    try:
-        passes.send(residuals)
-    except StopIteration as stop:
-        r_hat: Integers = stop.value
-        return r_hat
-    raise AssertionError("passes went on after the last")
 
 
 def _floor(shape: tuple[int, ...]) -> int:

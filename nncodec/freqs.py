@@ -115,6 +115,11 @@ def validate(tables: Tables) -> None:
             raise ModelMismatchError(f"table {index}: least frequency {row.min()}, sum {row.sum()}, not {TOTAL}")
 
 
+def escape_bits(excess: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Bits behind the escape symbol of a magnitude that is `excess` >= 1 over the reach: prefix, digits, sign."""
+    return 5.0 + np.floor(np.log2(excess.astype(np.float64)))
+
+
 def bits(tables: Tables, residuals: NDArray[np.int32], index: NDArray[np.uint8]) -> float:
     """Information content, in bits, of residuals under their scale indices, escapes included."""
     magnitude = np.abs(residuals.astype(np.int64))
@@ -124,5 +129,4 @@ def bits(tables: Tables, residuals: NDArray[np.int32], index: NDArray[np.uint8])
     coded = index > 0
     total = float(np.sum(24.0 - np.log2(frequency[coded].astype(np.float64))))
     excess = (magnitude - reach)[escaped & coded]
-    prefix = np.floor(np.log2(excess.astype(np.float64))) if excess.size else excess
-    return total + float(np.sum(4 + prefix + 1))
+    return total + float(np.sum(escape_bits(excess)))

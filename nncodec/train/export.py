@@ -19,9 +19,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nncodec import encoding, freqs, weights
-from nncodec.config import PASSES, ModelConfig
+from nncodec.config import ModelConfig
 from nncodec.effort import prices
-from nncodec.entropy import EntropyModel, take
+from nncodec.entropy import EntropyModel
 from nncodec.errors import InputError
 from nncodec.intnet import IntScaleNet, ScaleTensors
 from nncodec.nets.model import CodecNet, placed
@@ -104,16 +104,9 @@ def _histograms(model: Model, store: PictureStore, pictures: int, end: float) ->
         for quality in FIT_QUALITIES:
             y = encoding.analyze(model, color, Rect(0, 0, *color.shape[:2]), quality)
             _, symbols = encoding.encode_tile(model, y, quality, price)
-            passes = model.entropy.passes(symbols.z_hat, quality)
-            index = next(passes)
-            for k in range(PASSES):
-                residuals = take(symbols.r_hat, k)
+            for residuals, index in model.entropy.walk(symbols, quality):
                 magnitude = np.minimum(np.abs(residuals), width - 1)
                 counts += np.bincount((index.astype(np.int64) * width + magnitude).reshape(-1), minlength=len(counts))
-                try:
-                    index = passes.send(residuals)
-                except StopIteration:
-                    break
     return counts.reshape(freqs.ROWS, width)
 
 
