@@ -82,9 +82,6 @@ def _parse_crop(_: click.Context, __: click.Parameter, text: str | None) -> tupl
 
 _max_pixels = option("--max-pixels", section=PICTURE, metavar="N", type=click.IntRange(1), default=container.PIXELS_MAX,
                      help=f"Refuse larger pictures. [default: {container.PIXELS_MAX}]")  # fmt: skip
-_force = click.option("-f", "--force", is_flag=True, help="Overwrite files that exist.")
-_device = click.option("--device", help="cpu, cuda, cuda:1, ... [default: CUDA if there is one]")
-_threads = click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: torch's choice]")
 
 
 @main.command(
@@ -419,13 +416,6 @@ def _bytes(text: str) -> int:
     if value <= 0:
         raise click.UsageError(f"--target-size {text!r}: write 50000, 200k or 1.5M")
     return value
-
-
-def _set_threads(threads: int | None) -> None:
-    if threads:
-        import torch
-
-        torch.set_num_threads(threads)
 
 
 def _is_dash(path: Path) -> bool:

@@ -54,7 +54,7 @@ def _load(path: Path, device: str) -> Model:
 def load_model(name: str | None = None, device: str | None = None, model_id: bytes | None = None) -> Model:
     """Installed weights by name, path or id, loaded once a process. Default device: CUDA if present."""
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    with _loading:  # threads that start together load one model, not one each
+    with _loading:
         return _load(weights.find(name, model_id).path, chosen)
 
 

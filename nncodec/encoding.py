@@ -6,7 +6,8 @@ Knows the networks and windows of pixels; nothing of files. The counterpart of `
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -49,25 +50,18 @@ def sections(
         if run[0].left == 0:
             top = max(run[0].top - halo, 0)
             band = source.rows(top, min(run[0].bottom + halo, header.height))
-        originals: list[Tensor] = []
-        targets: list[Tensor] = []
-        weight: float | Tensor = error_factor * ERROR_WEIGHT
+        frames = []
         for tile in run:
             window = tiling.with_halo(tile, halo, whole.height, whole.width)
             levels = _window(band.color, Rect(window.top - top, window.left, window.bottom - top, window.right))
             x, y = _analyzed(model, levels, header.quality)
-            inner = tiling.inside(tile, window, Y_STRIDE)
-            target = y[(..., *inner)]
-            originals.append(target)
-            if steps := REFINING_STEPS.get(effort, 0):
-                frame = Frame(x, y, inner, _seen(tile, window, header))
-                target, weight = _refined(
-                    model, frame, target, header.quality, price, band.is_grey, steps, error_factor
-                )
-            targets.append(target)
-        chosen = Chooser(model, header.quality, price, weight, band.is_grey)
-        z_hat = chosen.hyper(torch.cat(originals))  # of what g_a gave: of refined targets it costs 0.6 % more
-        for tile, (stream, _) in zip(run, chosen.encode(torch.cat(targets), z_hat), strict=True):
+            frames.append(Frame(x, y, tiling.inside(tile, window, Y_STRIDE), _seen(tile, window, header)))
+        chosen = Chooser(model, header.quality, price, error_factor * ERROR_WEIGHT, band.is_grey)
+        targets = torch.cat([frame.y[(..., *frame.inner)] for frame in frames])
+        z_hat = chosen.hyper(targets)  # of what g_a gave: of refined targets it costs 0.6 % more
+        if steps := REFINING_STEPS.get(effort, 0):
+            chosen, targets = _refined(chosen, frames, targets, z_hat, steps, error_factor)
+        for tile, (stream, _) in zip(run, chosen.encode(targets, z_hat), strict=True):
             yield Section(SectionType.TILE, stream)
             if band.alpha is not None:
                 part = band.alpha[tile.top - top : tile.bottom - top, tile.left : tile.right]
@@ -110,26 +104,22 @@ def analyze(model: Model, color: Levels, tile: Rect, quality: int) -> Tensor:
 
 
 def _refined(
-    model: Model, frame: Frame, y: Tensor, quality: int, price: Tensor | None, grey: bool, steps: int, factor: float
-) -> tuple[Tensor, Tensor]:
-    """Target and error weights for one tile."""
-    q, lmbda = quality_of(model, quality), model.config.lmbda(quality)
+    plain: Chooser, frames: list[Frame], y: Tensor, z_hat: Integers, steps: int, factor: float
+) -> tuple[Chooser, Tensor]:
+    """What chooses for refined targets, and the targets, of tiles with latents y [B, N, h, w]."""
+    model = plain.model
+    q, lmbda = quality_of(model, plain.quality), model.config.lmbda(plain.quality)
     with inference():
         weights = factor * error_weights(model.net, q, lmbda)
-    first = Chooser(model, quality, price, ERROR_WEIGHT, grey)
-    z_hat = first.hyper(y)
-    later = Chooser(model, quality, price, weights, grey)
-    target = refine(
-        model.net,
-        frame,
-        first.reconstruct(y, z_hat),
-        q,
-        lmbda,
-        grey,
-        steps,
-        lambda aim: later.reconstruct(aim, z_hat),
-    )
-    return target, weights
+    # The first choice is that of the default effort, whatever the factor.
+    first, later = replace(plain, weight=ERROR_WEIGHT), replace(plain, weight=weights)
+    targets = []
+    for b, frame in enumerate(frames):
+        z = z_hat[b : b + 1]
+        y_hat = first.reconstruct(y[b : b + 1], z)
+        choose = partial(later.reconstruct, z_hat=z)
+        targets.append(refine(model.net, frame, y_hat, q, lmbda, plain.grey, steps, choose))
+    return later, torch.cat(targets)
 
 
 @dataclass(frozen=True)

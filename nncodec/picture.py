@@ -393,9 +393,7 @@ def encode_file(picture: Picture, suffix: str) -> bytes:
     out = io.BytesIO()
     kind = file_kind(suffix)
     if kind == "PNG":
-        channels = 1 if picture.is_grey else 3
-        writer = PngWriter(out, picture.width, picture.height, channels + picture.has_alpha, picture.bit_depth,
-                           icc=picture.icc, exif=picture.exif, xmp=picture.xmp)  # fmt: skip
+        writer = png_writer(out, picture.outline)
         writer.write(picture.planes())
         writer.close()
         return out.getvalue()

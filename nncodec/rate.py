@@ -66,10 +66,10 @@ def to_size(
     def value(data: bytes) -> tuple[float, float]:
         return math.log(len(data)), len(data)
 
-    found, end = _meet(picture, math.log(size), model, effort, progress, value, _SIZE)
-    if found is None:
-        raise InputError(f"{size} bytes cannot be reached; quality 1 takes {end:.0f}")
-    return found
+    def beyond(least: float) -> str:
+        return f"{size} bytes cannot be reached; quality 1 takes {least:.0f}"
+
+    return _meet(picture, math.log(size), model, effort, progress, value, _SIZE, beyond)
 
 
 def to_psnr(
@@ -83,10 +83,10 @@ def to_psnr(
     def value(data: bytes) -> tuple[float, float]:
         return (dB := measured_psnr(io.BytesIO(data), picture, model)), dB
 
-    found, end = _meet(picture, psnr, model, effort, progress, value, _PSNR)
-    if found is None:
-        raise InputError(f"{psnr:g} dB cannot be reached; quality {QUALITIES} gives {end:.2f} dB")
-    return found
+    def beyond(most: float) -> str:
+        return f"{psnr:g} dB cannot be reached; quality {QUALITIES} gives {most:.2f} dB"
+
+    return _meet(picture, psnr, model, effort, progress, value, _PSNR, beyond)
 
 
 def to_ssim(
@@ -104,12 +104,12 @@ def to_ssim(
         similarity = metrics.ssim(original, _bytes_of(codec.decompress(data, model=model)))
         return min(metrics.similarity_db(similarity), 99.0), similarity
 
+    def beyond(most: float) -> str:
+        return f"SSIM {ssim:g} cannot be reached; quality {QUALITIES} gives {most:.4f}"
+
     if min(original.shape[:2]) < metrics.WINDOW:
         raise InputError(f"SSIM needs a picture of at least {metrics.WINDOW} pixels a side")
-    found, end = _meet(picture, metrics.similarity_db(ssim), model, effort, progress, value, _SSIM)
-    if found is None:
-        raise InputError(f"SSIM {ssim:g} cannot be reached; quality {QUALITIES} gives {end:.4f}")
-    return found
+    return _meet(picture, metrics.similarity_db(ssim), model, effort, progress, value, _SSIM, beyond)
 
 
 def _bytes_of(picture: Picture) -> metrics.Pixels:
@@ -125,11 +125,13 @@ def _meet(
     progress: Progress | None,
     value: Callable[[bytes], tuple[float, float]],
     kind: _Kind,
-) -> tuple[Found | None, float]:
-    """The file that meets `target` most closely, or None and what the end of the range gives.
+    beyond: Callable[[float], str],
+) -> Found:
+    """The file that meets `target` most closely.
 
     First the quality, then, where steps of quality leave a gap, the error factor. `value` is what a file measures
-    on the scale of `kind`, and as people read it.
+    on the scale of `kind`, and as people read it. Raises InputError where even the end of the range does not
+    do; `beyond` says so, given what that end measures.
     """
     tried: dict[tuple[int, float], tuple[float, Found]] = {}
 
@@ -141,11 +143,11 @@ def _meet(
 
     quality = _search(measure, target, kind)
     if quality is None:
-        return None, tried[1 if kind.below else QUALITIES, 1.0][1].measured
+        raise InputError(beyond(tried[1 if kind.below else QUALITIES, 1.0][1].measured))
     if effort:
         _trim(lambda factor: measure(quality, factor), tried[quality, 1.0][0], target, kind)
     fitting = [t for t in tried.values() if (t[0] <= target if kind.below else t[0] >= target)]
-    return min(fitting, key=lambda t: abs(t[0] - target))[1], 0.0
+    return min(fitting, key=lambda t: abs(t[0] - target))[1]
 
 
 def _trim(measure: Callable[[float], float], at_one: float, target: float, kind: _Kind) -> None:

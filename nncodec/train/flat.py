@@ -6,7 +6,7 @@ handful of kernels instead of several for each of 300 tensors, and none of them 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -91,9 +91,3 @@ class FlatParameters:
         """Inverse of `named`; tensors of other names are ignored."""
         for name, at in zip(self.names, self.slices, strict=True):
             buffer[at].copy_(tensors[name].reshape(-1))
-
-
-def flat_leaves(flat: FlatParameters, kinds: Iterable[str]) -> list[nn.Parameter]:
-    """One flat parameter for each of `kinds` that occurs."""
-    slices = [flat.of_kind(kind) for kind in kinds]
-    return [flat.leaf(at) for at in slices if at is not None]
