@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -27,6 +29,7 @@ from nncodec.train import validate
 from nncodec.train.data import Crops, load_pictures
 from nncodec.train.loop import FIT_SHARE, Trainer
 from nncodec.train.recipe import Recipe
+from nncodec.train.speed import prefers_bfloat16
 
 
 def noisy(x: Tensor) -> Tensor:
@@ -60,11 +63,12 @@ def without_linear(kind: type) -> Any:
 
 
 RUNS: dict[str, tuple[dict[str, Any], list[Any]]] = {
-    "adamw 1e-3, batch 12": ({}, []),
-    "muon 2e-3": ({"optimizer": "muon"}, []),
+    "the default recipe (muon 2e-3, batch 12)": ({}, []),
+    "adamw 1e-3": ({"optimizer": "adamw"}, []),
+    "adamw 2e-3": ({"optimizer": "adamw", "learning_rate": 2e-3}, []),
     "soap 2e-3": ({"optimizer": "soap"}, []),
     "lion 1e-4": ({"optimizer": "lion"}, []),
-    "adamw 2e-3": ({"learning_rate": 2e-3}, []),
+    "muon 4e-3": ({"learning_rate": 4e-3}, []),
     "batch 6": ({"batch": 6}, []),
     "batch 24": ({"batch": 24}, []),
     "crops of 256 throughout": ({"late_from": 0.0}, []),
@@ -83,6 +87,7 @@ def experiment(name: str, data: Path, validation: Path, folder: Path, seconds: f
     changes, patches = RUNS[name]
     # The joint stage alone, which without a decoder stage gets all but the share for fitting tables.
     recipe = Recipe(data=str(data), seconds=seconds / (1 - FIT_SHARE), clock="cpu", decoder_share=0.0, **changes)
+    recipe = replace(recipe, bfloat16=prefers_bfloat16(torch.device("cpu")))
     store = load_pictures(data, folder / "cache", 256)
     checks = load_pictures(validation, folder / "cache", validate.SIDE)
     for patch in patches:
@@ -108,7 +113,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     found = []
     for name in options.names or RUNS:
-        path = options.output / f"{name.replace(' ', '_').replace(',', '').replace('%', 'percent')}.json"
+        path = options.output / f"{re.sub('[^a-z0-9-]+', '_', name)}.json"
         if not path.exists():
             row = experiment(name, options.data, options.validation, options.output, 60 * options.minutes)
             path.write_text(json.dumps(row, indent=1))

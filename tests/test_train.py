@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,8 @@ from nncodec import codec, weights
 from nncodec.cli import main
 from nncodec.config import TINY
 from nncodec.errors import InputError
-from nncodec.train import export, losses, plots, validate, watch
+from nncodec.nets.model import CodecNet
+from nncodec.train import export, losses, optimizers, plots, speed, validate, watch
 from nncodec.train import recipe as recipes
 from nncodec.train.data import Crops, load_pictures
 from nncodec.train.flat import FlatParameters
@@ -143,6 +145,53 @@ def test_training_lowers_the_loss_with_every_optimizer(recipe: Recipe, tmp_path:
                 trainer.train_step(crops)
             means.append(trainer.take_means()["loss"])
         assert means[-1] < 0.95 * means[0], optimizer
+
+
+def test_muon_is_the_librarys_in_bfloat16_and_nearly_so_in_float32() -> None:
+    import pytorch_optimizer
+
+    def moved(kind: Callable[..., Any], bfloat16: bool) -> torch.Tensor:
+        torch.manual_seed(0)
+        flat = FlatParameters(CodecNet(TINY))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(optimizers, "_muon", lambda library, dtype: kind(library, dtype))
+            optimizer = optimizers.build(Recipe(data=".", steps=1, bfloat16=bfloat16), flat)
+        before, generator = flat.values.clone(), torch.Generator().manual_seed(1)
+        for _ in range(3):
+            flat.gradients.normal_(generator=generator)
+            optimizer.step()
+        return flat.values - before
+
+    library = moved(lambda *_: pytorch_optimizer.Muon, True)
+    assert torch.equal(moved(optimizers._muon, True), library)
+    single = moved(optimizers._muon, False)
+    assert 0 < torch.dist(single, library) < 0.01 * library.norm()
+
+
+def test_bfloat16_is_what_pays_unless_it_is_asked_for(folder: Path, tmp_path: Path) -> None:
+    options = [
+        "--size",
+        "tiny",
+        "--steps",
+        "2",
+        "--batch",
+        "1",
+        "--crop",
+        "64",
+        "--late-crop",
+        "64",
+        "--fit-pictures",
+        "1",
+    ]
+    for flags, expected in (
+        ([], speed.prefers_bfloat16(torch.device("cpu"))),
+        (["--bf16"], True),
+        (["--no-bf16"], False),
+    ):
+        out = tmp_path / "-".join(["run", *flags])
+        done = CliRunner().invoke(main, ["train", str(folder), "-o", str(out), *options, *flags])
+        assert done.exit_code == 0, done.output
+        assert recipes.read(out / "recipe.toml")["bfloat16"] is expected
 
 
 def test_learning_rate_warms_up_and_anneals_to_zero_in_each_stage(recipe: Recipe, tmp_path: Path) -> None:

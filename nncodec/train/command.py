@@ -45,7 +45,7 @@ _OPTIONS: list[tuple[str, str, Any, str]] = [
      "Start from these weights (.safetensors); the model has their size."),
 ]  # fmt: skip
 _FLAGS = [
-    ("--bf16/--no-bf16", "bfloat16", "Convolutions in bfloat16."),
+    ("--bf16/--no-bf16", "bfloat16", "Convolutions in bfloat16. [default: where matrix products are faster so]"),
     ("--compile/--no-compile", "compile", "torch.compile; needs a C++ compiler and some minutes."),
     ("--balance/--no-balance", "balance", "Divide each crop's loss by the mean loss of its quality."),
     ("--decoder-only/--all", "decoder_only", "Train only the decoder of --init-from."),
@@ -55,7 +55,8 @@ _FLAGS = [
 def _recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     """An option for every field of a Recipe; None where it was not given."""
     for flag, name, text in reversed(_FLAGS):
-        text = f"{text} [default: {'on' if _DEFAULTS[name] else 'off'}]"
+        if "default:" not in text:
+            text = f"{text} [default: {'on' if _DEFAULTS[name] else 'off'}]"
         command = click.option(flag, name, default=None, help=text)(command)
     for flag, name, kind, text in reversed(_OPTIONS):
         default = _DEFAULTS[name]
@@ -93,6 +94,7 @@ def train(
     import torch
 
     from nncodec.train.run import run
+    from nncodec.train.speed import prefers_bfloat16
 
     given = {name: value for name, value in options.items() if value is not None}
     if resume:
@@ -123,6 +125,8 @@ def train(
         values.setdefault("compile", True)
     if threads:
         torch.set_num_threads(threads)
+    if "bfloat16" not in values:
+        values["bfloat16"] = prefers_bfloat16(torch.device(values["device"]))
     run(Recipe(**values), output, resume, click.echo)
 
 

@@ -141,7 +141,7 @@ def load_pictures(source: Path, cache: Path, side_min: int) -> PictureStore:
     data, index = cache / f"{key}.u8", cache / f"{key}.json"
     if not index.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        partial = data.with_suffix(".partial")
+        partial = data.with_suffix(f".partial{os.getpid()}")  # several runs may share the folder
         shapes, seen = [], 0
         with partial.open("wb") as out:
             for array in tqdm(_decoded(paths), desc="decode", unit=" pictures", file=sys.stderr, mininterval=2):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nncodec.errors import InputError
 from nncodec.train.flat import LINEAR, MATRIX, VECTOR, FlatParameters
@@ -43,7 +44,24 @@ def build(recipe: Recipe, flat: FlatParameters) -> torch.optim.Optimizer:
     # Moonlight's factor gives a matrix the root-mean-square step that Adam gives, so one rate serves both.
     matrices |= {"use_muon": True, "lr": recipe.rate, "use_adjusted_lr": True}
     rest = groups((VECTOR, LINEAR), use_muon=False, lr=recipe.rate, betas=BETAS, eps=1e-8)
-    return library.Muon([matrices, *rest], foreach=True)
+    return _muon(library, torch.bfloat16 if recipe.bfloat16 else torch.float32)([matrices, *rest], foreach=True)
+
+
+def _muon(library: Any, dtype: torch.dtype) -> Any:
+    """The library's Muon with its Newton-Schulz steps in `dtype`; it knows bfloat16 alone, slow on many CPUs."""
+    from pytorch_optimizer.optimizer.utils import zero_power_via_newton_schulz_5
+
+    class Muon(library.Muon):  # type: ignore[misc]
+        @staticmethod
+        def _orthogonalize(group: dict[str, Any], updates: list[Tensor]) -> list[Tensor]:
+            """Polar factors of matrices of one shape or its transpose."""
+            upright = [m.mT if m.shape[0] > m.shape[1] else m for m in updates]
+            result = zero_power_via_newton_schulz_5(
+                torch.stack(upright), num_steps=group["ns_steps"], weights=group["ns_coeffs"], dtype=dtype
+            )
+            return [r.mT if m.shape[0] > m.shape[1] else r for r, m in zip(result, updates, strict=True)]
+
+    return Muon
 
 
 def _library(name: str) -> Any:

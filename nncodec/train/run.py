@@ -18,6 +18,7 @@ from nncodec.train import plots, validate
 from nncodec.train.data import Crops, PictureStore, load_pictures
 from nncodec.train.loop import CHECKPOINT, DECODER, DONE, JOINT, Trainer
 from nncodec.train.recipe import Recipe
+from nncodec.train.speed import matrix_gflops
 from nncodec.train.validate import Validator
 from nncodec.train.watch import Log
 
@@ -117,7 +118,7 @@ class _Session:
             parts = kmac_per_pixel(trainer.model.config)
             macs = parts["encode"] + parts["g_s"]
             self.gflop = 3 * 2 * macs * 1e3 * 256**2 / 1e9  # forward, and twice that backward, of a crop of 256x256
-            self.peak = trainer.group.size * _matrix_gflops(trainer.device, self.recipe.bfloat16)
+            self.peak = trainer.group.size * matrix_gflops(trainer.device, self.recipe.bfloat16)
 
     def train(self) -> None:
         trainer = self.trainer
@@ -189,16 +190,3 @@ class _Session:
             elif self.recipe.patience and since_best >= self.recipe.patience:
                 self.log.note(f"no better for {since_best} validations: the stage ends at step {trainer.step}")
                 trainer.end_stage_early()
-
-
-def _matrix_gflops(device: torch.device, bfloat16: bool) -> float:
-    """Speed of a large matrix product on `device`, measured for a fraction of a second."""
-    kind = torch.bfloat16 if bfloat16 else torch.float32
-    side = 8192 if device.type == "cuda" else 1024
-    a = torch.randn(side, side, device=device, dtype=kind)
-    best = float("inf")
-    for _ in range(5):
-        begin = time.perf_counter()
-        (a @ a)[0, 0].item()
-        best = min(best, time.perf_counter() - begin)
-    return 2 * side**3 / best / 1e9
