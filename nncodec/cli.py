@@ -18,7 +18,7 @@ import click
 
 from nncodec import __version__, container, options
 from nncodec.batch import spaced
-from nncodec.config import QUALITIES, SIZES
+from nncodec.config import QUALITIES, SIZES, TUNES
 from nncodec.errors import CorruptError, InputError, NncodecError
 from nncodec.options import PICTURE, Command, Files, files, option
 
@@ -107,9 +107,10 @@ cat photo.png | nncodec compress - > photo.aec""",
         help="At least this SSIM.")  # fmt: skip
 @option("-e", "--effort", section=PICTURE, metavar="0-3", type=click.IntRange(0, 3), default=1,
         help="Time for bytes: 0 rounds, 1 weighs bits against error, 2 and 3 refine. [default: 1]")  # fmt: skip
-@option(
-    "-m", "--model", section=PICTURE, metavar="NAME", help="Installed weights or a .safetensors file. [default: fast]"
-)
+@option("--tune", section=PICTURE, type=click.Choice(TUNES),
+        help="What errors are counted by. [default: what the model was trained for]")  # fmt: skip
+@option("-m", "--model", section=PICTURE, metavar="NAME",
+        help="Installed weights or a .safetensors file. [default: fast]")  # fmt: skip
 @option("--strip", section=PICTURE, metavar="LIST", default="",
         help="Leave out icc, exif, xmp (with commas between) or all.")  # fmt: skip
 @_max_pixels
@@ -124,6 +125,7 @@ def compress(
     target_psnr: float | None,
     target_ssim: float | None,
     effort: int,
+    tune: str | None,
     model: str | None,
     verify: bool,
     strip: str,
@@ -150,21 +152,28 @@ def compress(
     from nncodec import codec, picture, rate, rows  # after all that usage errors need: torch takes seconds
 
     options.set_threads(threads, files.jobs)
-    loaded = codec.load_model(model, device)
+    loaded = codec.load_model(model, device, tune=tune)
 
     left_out = picture.to_strip(part.strip().lower() for part in strip.split(",") if part.strip())
 
     def encode(image: rows.Rows, known: picture.Picture | None, progress: run.Progress) -> bytes:
         if known is None or not any(targets):
             return codec.compress(
-                image, quality or 50, loaded, effort=effort, strip=left_out, max_pixels=max_pixels, progress=progress
+                image,
+                quality or 50,
+                loaded,
+                effort=effort,
+                tune=tune,
+                strip=left_out,
+                max_pixels=max_pixels,
+                progress=progress,
             )
         if target_psnr is not None:
-            return rate.to_psnr(known, target_psnr, loaded, effort, progress).data
+            return rate.to_psnr(known, target_psnr, loaded, effort, tune, progress).data
         if target_ssim is not None:
-            return rate.to_ssim(known, target_ssim, loaded, effort, progress).data
+            return rate.to_ssim(known, target_ssim, loaded, effort, tune, progress).data
         limit = size or int((target_bpp or 0) * known.width * known.height / 8)
-        return rate.to_size(known, limit, loaded, effort, progress).data
+        return rate.to_size(known, limit, loaded, effort, tune, progress).data
 
     def one(job: Job, file: IO[bytes], progress: run.Progress) -> run.Facts:
         with rows.opened(_read_stdin() if job.source == jobs.DASH else job.source, max_pixels) as image:
@@ -180,6 +189,7 @@ def compress(
     settings: Settings = {
         "model": loaded.id.hex(),
         "effort": effort,
+        "tune": tune or loaded.tune,
         "quality": quality,
         "target_size": size,
         "target_bpp": target_bpp,
@@ -394,7 +404,7 @@ def models(kmac: bool) -> None:
 
     found = weights.descriptions()
     for d in found:
-        click.echo(f"{d.name:8} {d.id.hex()}  {spaced(d.path.stat().st_size)} B  {d.path}")
+        click.echo(f"{d.name:9} {d.id.hex()}  {d.tune:7}  {spaced(d.path.stat().st_size)} B  {d.path}")
     if not found:
         raise InputError("no weights are installed; set NNCODEC_WEIGHTS to a folder that has some")
     if kmac:

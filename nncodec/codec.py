@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from nncodec import container, decoding, encoding, picture, rows, weights
-from nncodec.config import QUALITIES
+from nncodec.config import QUALITIES, TUNES
 from nncodec.container import Color, Entry, Header, Section, SectionType
 from nncodec.decoding import WINDOW, Payloads, Progress, decode_symbols, tiles
 from nncodec.effort import DEFAULT, LEVELS
@@ -51,11 +51,16 @@ def _load(path: Path, device: str) -> Model:
     return weights.load(weights.describe(path), device)
 
 
-def load_model(name: str | None = None, device: str | None = None, model_id: bytes | None = None) -> Model:
-    """Installed weights by name, path or id, loaded once a process. Default device: CUDA if present."""
+def load_model(
+    name: str | None = None, device: str | None = None, model_id: bytes | None = None, tune: str | None = None
+) -> Model:
+    """Installed weights by name, path or id, loaded once a process. Default device: CUDA if present.
+
+    Without a name or an id, the default weights for what is tuned for.
+    """
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with _loading:
-        return _load(weights.find(name, model_id).path, chosen)
+        return _load(weights.find(name, model_id, tune).path, chosen)
 
 
 def as_picture(image: Image_) -> Picture:
@@ -93,6 +98,7 @@ def compress(
     model: str | Model | None = None,
     *,
     effort: int = DEFAULT,
+    tune: str | None = None,
     error_factor: float = 1.0,
     strip: Iterable[str] = (),
     max_pixels: int = container.PIXELS_MAX,
@@ -113,6 +119,8 @@ def compress(
         Name or path of weights, or a loaded Model; default the shipped 'fast'.
     effort
         0 rounds, 1 (default) weighs bits against error, 2 and 3 refine; see `nncodec.effort`.
+    tune
+        What errors are counted by at efforts above 0: 'psnr' or 'ms-ssim'; default what the model was trained for.
     error_factor
         Multiplies what an error is worth beside bits, at efforts above 0: steps finer than those of quality.
     strip
@@ -136,6 +144,8 @@ def compress(
         raise InputError(f"quality is {quality!r}; it must be a whole number from 1 to {QUALITIES}")
     if effort not in LEVELS:
         raise InputError(f"effort is {effort!r}; the levels are {', '.join(map(str, LEVELS))}")
+    if tune not in (None, *TUNES):
+        raise InputError(f"tune is {tune!r}; it must be one of {', '.join(TUNES)}")
     left_out = picture.to_strip(strip)
     with _rows_of(image, max_pixels) as source:
         of = picture.stripped(source.outline, left_out)
@@ -143,13 +153,13 @@ def compress(
             for remark in source.remarks:
                 warnings.warn(f"{image if isinstance(image, (str, Path)) else 'picture'}: {remark}", PictureWarning, 2)
         picture.check_size(of.width, of.height, max_pixels)
-        loaded = model if isinstance(model, Model) else load_model(model, device)
+        loaded = model if isinstance(model, Model) else load_model(model, device, tune=tune)
         color = Color.GREY if of.is_grey else Color.RGB
         header = Header(of.width, of.height, quality, loaded.id, color, of.bit_depth, tile_log2)
         blocks = ((SectionType.ICC, of.icc), (SectionType.EXIF, of.exif), (SectionType.XMP, of.xmp))
         try:
             sections = [Section(kind, container.deflate(block)) for kind, block in blocks if block]
-            sections += encoding.sections(loaded, header, source, effort, error_factor, progress)
+            sections += encoding.sections(loaded, header, source, effort, tune or loaded.tune, error_factor, progress)
             return container.pack(header, sections)
         except ValueError as error:
             raise InputError(str(error)) from None

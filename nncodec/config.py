@@ -32,6 +32,8 @@ Z_MAX = 127
 MAGNITUDE_MAX = 15
 """The scale context sees min(|r|, MAGNITUDE_MAX)."""
 
+PSNR, MS_SSIM = TUNES = ("psnr", "ms-ssim")
+"""What a model can be trained for and an encoder can count errors by."""
 
 WIDTH_MAX, DEPTH_MAX = 4096, 64
 """Largest width and depth of a network: what a weights file claims sizes its modules before its tensors do."""

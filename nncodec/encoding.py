@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from nncodec import decoding, picture, quadtree, tiling
-from nncodec.config import PASSES, Y_STRIDE, Z_MAX
+from nncodec.config import PASSES, PSNR, Y_STRIDE, Z_MAX
 from nncodec.container import Header, Section, SectionType
 from nncodec.decoding import Progress, device_of, inference, quality_of, tiles
 from nncodec.effort import ERROR_WEIGHT, REFINING_STEPS, prices, rounded
 from nncodec.entropy import Indices, Integers, Symbols
 from nncodec.nets.model import quadtree_pass
+from nncodec.objective import MsSsim, Objective, SquaredError
 from nncodec.picture import Levels
 from nncodec.rangecoder import RESIDUAL_MAX
 from nncodec.refine import Frame, error_weights, refine
@@ -37,11 +38,17 @@ def tiles_at_once(model: Model) -> int:
 
 
 def sections(
-    model: Model, header: Header, source: Rows, effort: int, error_factor: float, progress: Progress | None
+    model: Model,
+    header: Header,
+    source: Rows,
+    effort: int,
+    tune: str,
+    error_factor: float,
+    progress: Progress | None,
 ) -> Iterator[Section]:
     """Sections of every tile, in file order; the picture is read one row of tiles at a time.
 
-    `error_factor` multiplies the worth of an error beside bits.
+    `tune` names what errors are counted by (`config.TUNES`); `error_factor` multiplies their worth beside bits.
     """
     price = prices(model.entropy.tables).to(device_of(model)) if effort else None
     whole, halo = decoding.plane(header), model.config.analysis_halo
@@ -56,12 +63,17 @@ def sections(
             levels = _window(band.color, Rect(window.top - top, window.left, window.bottom - top, window.right))
             x, y = _analyzed(model, levels, header.quality)
             frames.append(Frame(x, y, tiling.inside(tile, window, Y_STRIDE), _seen(tile, window, header)))
-        chosen = Chooser(model, header.quality, price, error_factor * ERROR_WEIGHT, band.is_grey)
+        chooser = Chooser(model, header.quality, price, ERROR_WEIGHT, band.is_grey)
+        objectives = _objectives(model, tune, frames) if effort else []
+        if effort and tune != PSNR:  # PSNR's worth is the same everywhere, and was measured
+            chooser = replace(chooser, weight=_weights(chooser, objectives))
         targets = torch.cat([frame.y[(..., *frame.inner)] for frame in frames])
-        z_hat = chosen.hyper(targets)  # of what g_a gave: of refined targets it costs 0.6 % more
+        z_hat = chooser.hyper(targets)  # of what g_a gave: of refined targets it costs 0.6 % more
         if steps := REFINING_STEPS.get(effort, 0):
-            chosen, targets = _refined(chosen, frames, targets, z_hat, steps, error_factor)
-        for tile, (stream, _) in zip(run, chosen.encode(targets, z_hat), strict=True):
+            chooser, targets = _refined(chooser, frames, objectives, targets, z_hat, steps, error_factor)
+        else:
+            chooser = replace(chooser, weight=error_factor * chooser.weight)
+        for tile, (stream, _) in zip(run, chooser.encode(targets, z_hat), strict=True):
             yield Section(SectionType.TILE, stream)
             if band.alpha is not None:
                 part = band.alpha[tile.top - top : tile.bottom - top, tile.left : tile.right]
@@ -103,23 +115,42 @@ def analyze(model: Model, color: Levels, tile: Rect, quality: int) -> Tensor:
     return y[(..., *tiling.inside(tile, window, Y_STRIDE))]
 
 
-def _refined(
-    plain: Chooser, frames: list[Frame], y: Tensor, z_hat: Integers, steps: int, factor: float
-) -> tuple[Chooser, Tensor]:
-    """What chooses for refined targets, and the targets, of tiles with latents y [B, N, h, w]."""
-    model = plain.model
-    q, lmbda = quality_of(model, plain.quality), model.config.lmbda(plain.quality)
+def _objectives(model: Model, tune: str, frames: list[Frame]) -> list[Objective]:
+    with inference(), torch.inference_mode(False), torch.no_grad():  # refinement goes backward through them
+        if tune == PSNR:
+            return [SquaredError(model.net, frame.seen) for frame in frames]
+        return [MsSsim(model.net, frame.x.clone(), frame.inner, frame.seen) for frame in frames]
+
+
+def _weights(by: Chooser, objectives: list[Objective]) -> Tensor:
+    """Error weights [B, N, h, w] or [B, N, 1, 1] of tiles."""
+    q, lmbda = quality_of(by.model, by.quality), by.model.config.lmbda(by.quality)
     with inference():
-        weights = factor * error_weights(model.net, q, lmbda)
-    # The first choice is that of the default effort, whatever the factor.
-    first, later = replace(plain, weight=ERROR_WEIGHT), replace(plain, weight=weights)
+        return torch.cat([error_weights(objective, by.model.net, q, lmbda) for objective in objectives])
+
+
+def _refined(
+    plain: Chooser,
+    frames: list[Frame],
+    objectives: list[Objective],
+    y: Tensor,
+    z_hat: Integers,
+    steps: int,
+    factor: float,
+) -> tuple[Chooser, Tensor]:
+    """What chooses for refined targets, and the targets, of tiles with latents y [B, N, h, w].
+
+    `plain` makes the first choice, whatever the factor.
+    """
+    net, q = plain.model.net, quality_of(plain.model, plain.quality)
+    weights = factor * _weights(plain, objectives)
     targets = []
-    for b, frame in enumerate(frames):
-        z = z_hat[b : b + 1]
-        y_hat = first.reconstruct(y[b : b + 1], z)
-        choose = partial(later.reconstruct, z_hat=z)
-        targets.append(refine(model.net, frame, y_hat, q, lmbda, plain.grey, steps, choose))
-    return later, torch.cat(targets)
+    for b, (frame, objective) in enumerate(zip(frames, objectives, strict=True)):
+        tile = slice(b, b + 1)
+        choosers = [replace(plain, weight=w if isinstance(w, float) else w[tile]) for w in (plain.weight, weights)]
+        first, later = (partial(chooser.reconstruct, z_hat=z_hat[tile]) for chooser in choosers)
+        targets.append(refine(net, frame, objective, first(y[tile]), q, plain.grey, steps, later))
+    return replace(plain, weight=weights), torch.cat(targets)
 
 
 @dataclass(frozen=True)
@@ -127,8 +158,8 @@ class Chooser:
     """Picks the residuals of latents y [B, N, h, w] of tiles of one size.
 
     With `price` (`effort.prices`) bits are weighed against error, of which one squared step is worth `weight`
-    bits (a scalar, or [1, N, 1, 1]); without, residuals are rounded. The chroma channels of a `grey` picture
-    are not coded.
+    bits (a scalar, [B, N, 1, 1] or [B, N, h, w]); without, residuals are rounded. The chroma channels of a `grey`
+    picture are not coded.
     """
 
     model: Model
@@ -189,6 +220,11 @@ class _Passes:
             if by.price is None:
                 r = residual.round().masked_fill_(scale_index == 0, 0)
             else:
-                r = rounded(residual, scale_index, by.price, by.weight)
+                r = rounded(residual, scale_index, by.price, self._weight(k))
             quadtree.put(self.y_hat, k, means + r / self._gain)
             return r.to("cpu", torch.int32).numpy()
+
+    def _weight(self, k: int) -> float | Tensor:
+        """Error weights of pass k."""
+        weight = self._by.weight
+        return quadtree_pass(weight, k) if isinstance(weight, Tensor) and weight.shape[-1] > 1 else weight

@@ -56,11 +56,16 @@ _SSIM = _Kind(False, 0.18, 0.9, 0.05)  # dB of 1 / (1 - SSIM)
 
 
 def to_size(
-    picture: Picture, size: int, model: Model, effort: int = DEFAULT, progress: Progress | None = None
+    picture: Picture,
+    size: int,
+    model: Model,
+    effort: int = DEFAULT,
+    tune: str | None = None,
+    progress: Progress | None = None,
 ) -> Found:
     """The best file of at most `size` bytes. Raises InputError, saying what is reachable.
 
-    `progress` is called as in `codec.compress`, anew for each try.
+    `tune` and `progress` are those of `codec.compress`; progress is called anew for each try.
     """
 
     def value(data: bytes) -> tuple[float, float]:
@@ -69,15 +74,20 @@ def to_size(
     def beyond(least: float) -> str:
         return f"{size} bytes cannot be reached; quality 1 takes {least:.0f}"
 
-    return _meet(picture, math.log(size), model, effort, progress, value, _SIZE, beyond)
+    return _meet(picture, math.log(size), model, effort, tune, progress, value, _SIZE, beyond)
 
 
 def to_psnr(
-    picture: Picture, psnr: float, model: Model, effort: int = DEFAULT, progress: Progress | None = None
+    picture: Picture,
+    psnr: float,
+    model: Model,
+    effort: int = DEFAULT,
+    tune: str | None = None,
+    progress: Progress | None = None,
 ) -> Found:
     """The smallest file of at least `psnr` dB (over RGB or grey). Raises InputError, saying what is reachable.
 
-    `progress` is called as in `codec.compress`, anew for each try.
+    `tune` and `progress` are those of `codec.compress`; progress is called anew for each try.
     """
 
     def value(data: bytes) -> tuple[float, float]:
@@ -86,15 +96,20 @@ def to_psnr(
     def beyond(most: float) -> str:
         return f"{psnr:g} dB cannot be reached; quality {QUALITIES} gives {most:.2f} dB"
 
-    return _meet(picture, psnr, model, effort, progress, value, _PSNR, beyond)
+    return _meet(picture, psnr, model, effort, tune, progress, value, _PSNR, beyond)
 
 
 def to_ssim(
-    picture: Picture, ssim: float, model: Model, effort: int = DEFAULT, progress: Progress | None = None
+    picture: Picture,
+    ssim: float,
+    model: Model,
+    effort: int = DEFAULT,
+    tune: str | None = None,
+    progress: Progress | None = None,
 ) -> Found:
     """The smallest file of at least this SSIM (mean over RGB or grey, 8 bits). Raises InputError.
 
-    `progress` is called as in `codec.compress`, anew for each try.
+    `tune` and `progress` are those of `codec.compress`; progress is called anew for each try.
     """
     if not 0 < ssim < 1:
         raise InputError(f"SSIM {ssim:g} is not between 0 and 1")
@@ -109,7 +124,7 @@ def to_ssim(
 
     if min(original.shape[:2]) < metrics.WINDOW:
         raise InputError(f"SSIM needs a picture of at least {metrics.WINDOW} pixels a side")
-    return _meet(picture, metrics.similarity_db(ssim), model, effort, progress, value, _SSIM, beyond)
+    return _meet(picture, metrics.similarity_db(ssim), model, effort, tune, progress, value, _SSIM, beyond)
 
 
 def _bytes_of(picture: Picture) -> metrics.Pixels:
@@ -122,6 +137,7 @@ def _meet(
     target: float,
     model: Model,
     effort: int,
+    tune: str | None,
     progress: Progress | None,
     value: Callable[[bytes], tuple[float, float]],
     kind: _Kind,
@@ -136,7 +152,7 @@ def _meet(
     tried: dict[tuple[int, float], tuple[float, Found]] = {}
 
     def measure(quality: int, factor: float = 1.0) -> float:
-        data = codec.compress(picture, quality, model, effort=effort, error_factor=factor, progress=progress)
+        data = codec.compress(picture, quality, model, effort=effort, tune=tune, error_factor=factor, progress=progress)
         scaled, plain = value(data)
         tried[quality, factor] = scaled, Found(data, quality, plain)
         return scaled

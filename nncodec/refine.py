@@ -2,9 +2,9 @@
 
 Knows networks and pixels of one tile; what residual is then chosen is `effort`'s.
 
-A step is Newton's on the squared error of the decoded tile. The linear path of g_s is close to orthogonal, so its
-columns give the curvature, and a handful of steps do what gradient descent needs hundreds for. The error weight
-of each channel follows from the same curvature and lambda.
+A step is Newton's on the error of the decoded tile, as an `objective` counts it. The linear path of g_s is close to
+orthogonal, so its columns give the curvature, and a handful of steps do what gradient descent needs hundreds for.
+The error weight of each latent follows from the same curvature and lambda.
 """
 
 from __future__ import annotations
@@ -16,14 +16,11 @@ import torch
 from torch import Tensor
 
 from nncodec.nets.model import CodecNet
-from nncodec.nets.transforms import PIXEL_SCALE
+from nncodec.objective import Inner, Objective
 
 ERROR_FACTOR = 1.2
 """Error weights over those of theory: choosing a residual also moves the context of those after it."""
-DAMPING = 0.5
-"""Share of a Newton step that is taken when there are several."""
 
-Inner = tuple[slice, slice]
 Choose = Callable[[Tensor], Tensor]
 """Target y [1, N, h, w] -> the y_hat that is chosen for it."""
 
@@ -43,44 +40,45 @@ class Frame(NamedTuple):
     seen: Inner
 
 
-def curvature(net: CodecNet) -> Tensor:
-    """Squared error, 255 scale, summed over the samples of a picture, per squared natural unit: f32 [1, N, 1, 1]."""
-    columns = net.g_s.linear.weight.float().square().sum((0, 2, 3))
-    return columns[None, :, None, None] * (255.0 / PIXEL_SCALE) ** 2
-
-
-def error_weights(net: CodecNet, quality: Tensor, lmbda: float) -> Tensor:
-    """Bits that a squared error of one step is worth, [1, N, 1, 1]: lambda counts the mean over three colors."""
-    return ERROR_FACTOR * lmbda / 3.0 * curvature(net) / net.gain(quality) ** 2
+def error_weights(objective: Objective, net: CodecNet, quality: Tensor, lmbda: float) -> Tensor:
+    """Bits that a squared error of one step is worth, of the shape of the curvature."""
+    return ERROR_FACTOR * lmbda / 3.0 * objective.curvature / net.gain(quality) ** 2
 
 
 def refine(
-    net: CodecNet, frame: Frame, y_hat: Tensor, quality: Tensor, lmbda: float, grey: bool, steps: int, choose: Choose
+    net: CodecNet,
+    frame: Frame,
+    objective: Objective,
+    y_hat: Tensor,
+    quality: Tensor,
+    grey: bool,
+    steps: int,
+    choose: Choose,
 ) -> Tensor:
     """Target [1, N, h, w] for the latents of a tile after `steps` steps.
 
     `y_hat` is what the tile would be decoded to without refinement. Around the tile, where what will be decoded
     is not known yet, g_s sees y as it is.
     """
-    step_size = 1.0 / (2.0 * curvature(net))
-    damping = 1.0 if steps == 1 else DAMPING
+    step_size = 1.0 / (2.0 * objective.curvature)
+    damping = objective.single_step if steps == 1 else objective.step
     target = frame.y[(..., *frame.inner)]
     latents = frame.y.clone()
     for step in range(steps):
         if step:
             y_hat = choose(target)
         latents[(..., *frame.inner)] = y_hat
-        gradient = _gradient(net, frame.x, latents, frame.seen, quality, grey)[(..., *frame.inner)]
+        gradient = _gradient(net, objective, frame.x, latents, quality, grey)[(..., *frame.inner)]
         target = torch.lerp(target, y_hat - step_size * gradient, damping)
     return target
 
 
-def _gradient(net: CodecNet, x: Tensor, y_hat: Tensor, seen: Inner, quality: Tensor, grey: bool) -> Tensor:
-    """Of the squared error summed over the pixels in `seen`, 255 scale, by y_hat."""
+def _gradient(net: CodecNet, objective: Objective, x: Tensor, y_hat: Tensor, quality: Tensor, grey: bool) -> Tensor:
+    """Of the error by y_hat."""
     with torch.inference_mode(False), torch.enable_grad():
         latents = y_hat.clone().requires_grad_(True)  # clones leave inference mode
-        difference = 255.0 * (net.g_s(latents, quality.clone()) - x.clone())[(..., *seen)]
+        difference = 255.0 * (net.g_s(latents, quality.clone()) - x.clone())
         if grey:  # what a grey picture's decoder shows is the mean of the three planes
             difference = difference.mean(1, keepdim=True) * 3.0**0.5
-        (gradient,) = torch.autograd.grad(difference.square().sum(), latents)
+        (gradient,) = torch.autograd.grad(objective.error(difference), latents)
     return gradient

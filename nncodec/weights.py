@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nncodec.config import ModelConfig
+from nncodec.config import MS_SSIM, PSNR, TUNES, ModelConfig
 from nncodec.errors import ModelMismatchError, ModelNotFoundError
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from nncodec.nets.model import CodecNet
 
 FORMAT = "nncodec-weights-1"
-DEFAULT = "fast"
+DEFAULTS = {PSNR: "fast", MS_SSIM: "fast"}
+"""The weights that are taken where none are named, by what is tuned for."""
 ENCODER_ONLY = ("g_a.", "h_a.")
 """Tensors a decoder never reads: they are left out of the model id."""
 _HEADER_MAX = 1 << 22
@@ -34,12 +35,13 @@ _NAME_MAX = 100
 
 @dataclass(frozen=True)
 class Description:
-    """What a weights file says of itself."""
+    """What a weights file says of itself; `tune` is what it was trained for."""
 
     path: Path
     name: str
     id: bytes
     config: ModelConfig
+    tune: str = PSNR
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Model:
     config: ModelConfig
     net: CodecNet
     entropy: EntropyModel
+    tune: str = PSNR
 
 
 def folders() -> list[Path]:
@@ -74,7 +77,10 @@ def describe(path: Path) -> Description:
         name: str = metadata["name"]
         if not name.isprintable() or not 1 <= len(name) <= _NAME_MAX:  # it is shown on terminals
             raise ValueError(f"name {name[:_NAME_MAX]!a}")
-        return Description(path, name, bytes.fromhex(metadata["id"]), config)
+        tune = metadata.get("tune", PSNR)
+        if tune not in TUNES:
+            raise ValueError(f"tuned for {tune[:_NAME_MAX]!a}")
+        return Description(path, name, bytes.fromhex(metadata["id"]), config, tune)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise ModelMismatchError(f"{path}: not a usable weights file ({error})") from None
 
@@ -94,8 +100,8 @@ def installed() -> list[str]:
     return [d.name for d in descriptions()]
 
 
-def find(name: str | None = None, model_id: bytes | None = None) -> Description:
-    """The weights of that name (default: DEFAULT), path or id. Raises ModelNotFoundError."""
+def find(name: str | None = None, model_id: bytes | None = None, tune: str | None = None) -> Description:
+    """The weights of that name, path or id (default: those of DEFAULTS for `tune`). Raises ModelNotFoundError."""
     if model_id is not None:
         for description in descriptions():
             if description.id == model_id:
@@ -104,7 +110,7 @@ def find(name: str | None = None, model_id: bytes | None = None) -> Description:
             f"the file needs model {model_id.hex()}, installed are {_listing()}; "
             "put its .safetensors into a folder that NNCODEC_WEIGHTS names"
         )
-    wanted = name or DEFAULT
+    wanted = name or DEFAULTS[tune or PSNR]
     if wanted.endswith(".safetensors"):
         return describe(Path(wanted))
     for description in descriptions():
@@ -161,7 +167,7 @@ def load(description: Description, device: str | torch.device = "cpu") -> Model:
         raise ModelMismatchError(f"{description.path}: {error}") from None
     net = placed(net, device).eval().requires_grad_(False)
     entropy = EntropyModel(scale_net, tables, CodingTables(tables), chroma)
-    return Model(description.name, description.id, description.config, net, entropy)
+    return Model(description.name, description.id, description.config, net, entropy, description.tune)
 
 
 def _check_shapes(

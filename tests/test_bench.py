@@ -114,7 +114,7 @@ def test_a_codec_that_cannot_run_is_named_with_the_remedy(monkeypatch: pytest.Mo
     }
 
 
-@pytest.mark.parametrize("name", ["bpg", "nncodec:", "nncodec:fast:ex", "jpeg:fast"])
+@pytest.mark.parametrize("name", ["bpg", "nncodec:", "nncodec:fast:ex", "nncodec:fast:vmaf", "jpeg:fast"])
 def test_a_name_that_is_no_codec_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="is no codec; there are jpeg"):
         codecs.find(name)
@@ -130,6 +130,15 @@ def test_efforts_and_models_are_codecs_of_their_own(tiny_path: Path) -> None:
     assert "there is no effort 99" in missing[0].reason
     assert "tiny" in missing[1].reason
     assert chosen[0].settings != chosen[1].settings
+
+
+def test_a_tuning_is_a_codec_of_its_own(tiny_path: Path, picture: Image.Image) -> None:
+    names = ["nncodec:tiny", "nncodec:tiny:ms-ssim", "nncodec:tiny:e3:ms-ssim"]
+    plain, tuned, refined = (codecs.require(name) for name in names)
+    assert [codec.name for codec in (plain, tuned, refined)] == names
+    assert refined.label == "nncodec tiny, effort 3, tuned for ms-ssim"
+    assert "tuned for psnr" in plain.settings
+    assert len({codec.encode(picture, 50, 1) for codec in (plain, tuned, refined)}) == 3
 
 
 def test_nncodec_is_measured_like_any_other(tiny_path: Path, picture: Image.Image) -> None:

@@ -133,6 +133,7 @@ def test_run_leaves_recipe_logs_pictures_and_weights(recipe: Recipe, folder: Pat
         facts = file.metadata()
     assert facts["recipe"] == again.digest()
     assert facts["license"] == "CC0-1.0"
+    assert facts["tune"] == "psnr"
     assert len(facts["data"]) == 16
 
 

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import io
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from typing import Any
 
 from PIL import Image, features
 
+from nncodec.config import TUNES
 from nncodec.errors import InputError
 
 Encode = Callable[[Image.Image, float, int], bytes]
@@ -25,7 +27,8 @@ Decode = Callable[[bytes, int], Image.Image]
 """(file, threads) -> RGB picture, pixels loaded."""
 
 OURS = "nncodec"
-"""Names of this project's codecs are ``nncodec:MODEL``, or ``nncodec:MODEL:eEFFORT`` off the default effort."""
+"""Names of this project's codecs are ``nncodec:MODEL[:eEFFORT][:TUNE]``, the latter off their defaults."""
+_OURS = re.compile(rf"{OURS}:(?P<model>[^:]+)(:e(?P<effort>\d+))?(:(?P<tune>{'|'.join(TUNES)}))?")
 
 
 @dataclass(frozen=True)
@@ -206,15 +209,15 @@ def heic() -> Codec | Missing:
     )
 
 
-def nncodec(model: str, effort: int | None = None) -> Codec | Missing:
-    """This project's codec on the CPU, with installed weights `model`; None is the default effort."""
+def nncodec(model: str, effort: int | None = None, tune: str | None = None) -> Codec | Missing:
+    """This project's codec on the CPU, with installed weights `model`; None is the default effort and tuning."""
     import nncodec as package
     from nncodec import effort as efforts
     from nncodec import weights
 
     level = efforts.DEFAULT if effort is None else effort
     usual = level == efforts.DEFAULT
-    name = f"{OURS}:{model}" + ("" if usual else f":e{level}")
+    name = f"{OURS}:{model}" + ("" if usual else f":e{level}") + (f":{tune}" if tune else "")
     installed = weights.installed()
     if model not in installed:
         return Missing(name, f"no installed weights of that name; installed are: {', '.join(installed) or 'none'}")
@@ -223,7 +226,7 @@ def nncodec(model: str, effort: int | None = None) -> Codec | Missing:
 
     def encode(picture: Image.Image, quality: float, threads: int) -> bytes:
         _torch_threads(threads)
-        return package.compress(picture, quality=int(quality), model=model, effort=level, device="cpu")
+        return package.compress(picture, int(quality), model, effort=level, tune=tune, device="cpu")
 
     def decode(data: bytes, threads: int) -> Image.Image:
         _torch_threads(threads)
@@ -231,8 +234,9 @@ def nncodec(model: str, effort: int | None = None) -> Codec | Missing:
 
     return Codec(
         name=name,
-        label=f"nncodec {model}" + ("" if usual else f", effort {level}"),
-        settings=f"nncodec {package.__version__}; model {model} {_model_id(model)}; effort {level}, CPU",
+        label=f"nncodec {model}" + ("" if usual else f", effort {level}") + (f", tuned for {tune}" if tune else ""),
+        settings=f"nncodec {package.__version__}; model {model} {_model_id(model)}; effort {level}, "
+        f"tuned for {tune or weights.find(model).tune}, CPU",
         ladder=(1, 14, 28, 42, 56, 70, 85, 100),
         quick=(10, 35, 60, 85),
         encode=encode,
@@ -253,7 +257,7 @@ RIVALS: dict[str, Callable[[], Codec | Missing]] = {
 
 
 def find(name: str) -> Codec | Missing:
-    """The codec of that name: a key of `RIVALS` or ``nncodec:MODEL[:eEFFORT]``.
+    """The codec of that name: a key of `RIVALS` or ``nncodec:MODEL[:eEFFORT][:TUNE]``.
 
     Raises
     ------
@@ -262,11 +266,9 @@ def find(name: str) -> Codec | Missing:
     """
     if name in RIVALS:
         return RIVALS[name]()
-    ours, _, rest = name.partition(":")
-    model, _, effort = rest.partition(":e")
-    if ours == OURS and model and (not effort or effort.isdecimal()):
-        return nncodec(model, int(effort) if effort else None)
-    raise InputError(f"{name!r} is no codec; there are {', '.join(RIVALS)} and {OURS}:MODEL[:eEFFORT]")
+    if own := _OURS.fullmatch(name):
+        return nncodec(own["model"], int(own["effort"]) if own["effort"] else None, own["tune"])
+    raise InputError(f"{name!r} is no codec; there are {', '.join(RIVALS)} and {OURS}:MODEL[:eEFFORT][:TUNE]")
 
 
 def require(name: str) -> Codec:

@@ -158,7 +158,7 @@ def export(
         fitted = weights.load(weights.describe(tables)).entropy.tables
     elif fitted is None or refit:
         fitted = exporter.fit_tables(net, store, pictures)
-    facts = {"recipe": recipe.digest(), "data": store.digest, "license": recipe.license}
+    facts = {"data": store.digest, **recipe.facts}
     identity = exporter.write(net, output.stem, fitted, output, facts)
     click.echo(f"{output}  {output.stat().st_size} B  model {identity.hex()}")
 

@@ -362,6 +362,6 @@ class Trainer:
         """Write the weights file of the moving average; needs `tables`."""
         assert self.tables is not None
         out = self.folder / f"{self.recipe.name}.safetensors"
-        facts = {"recipe": self.recipe.digest(), "data": store.digest, "license": self.recipe.license}
+        facts = {"data": store.digest, **self.recipe.facts}
         export.write(self.averaged_model().cpu(), self.recipe.name, self.tables, out, facts)
         return out

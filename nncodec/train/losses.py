@@ -1,7 +1,7 @@
 """What training minimizes: bits a pixel plus lambda times a distortion, one value a crop.
 
 `lmbda` is always the weight of the mean squared error on the 255 scale; the other distortions are scaled
-so that the same lambda asks for about the same rate.
+so that the same lambda asks for about the same rate. 'mix' is MS-SSIM and MIX_MSE of the squared error.
 """
 
 from __future__ import annotations
@@ -13,11 +13,7 @@ import torch
 from torch import Tensor
 
 from nncodec.errors import InputError
-
-MS_SSIM_FACTOR = 1280.0
-"""Weight of 1 - MS-SSIM per unit of lambda: the ratio of CompressAI's published pairs (1,222 to 1,333)."""
-MIX_MSE = 0.1
-"""Share of the squared error in 'mix'."""
+from nncodec.objective import MIX_MSE, MS_SSIM_FACTOR
 
 Distortion = Callable[[Tensor, Tensor, Tensor], Tensor]
 """x_hat, x [B, 3, H, W] in [0, 1] and lambda [B] -> weighted distortion [B]."""

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from nncodec.config import QUALITIES
+from nncodec.config import MS_SSIM, PSNR, QUALITIES
 from nncodec.errors import InputError
 
 OPTIMIZERS = {"adamw": 1e-3, "lion": 1e-4, "soap": 2e-3, "muon": 2e-3}
@@ -122,6 +122,16 @@ class Recipe:
     def rate(self) -> float:
         """Learning rate of the constant phase."""
         return self.learning_rate or OPTIMIZERS[self.optimizer]
+
+    @property
+    def tune(self) -> str:
+        """What the model is trained for, of `config.TUNES`."""
+        return MS_SSIM if self.loss in ("ms-ssim", "mix") else PSNR
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a weights file says of this recipe."""
+        return {"recipe": self.digest(), "license": self.license, "tune": self.tune}
 
     @property
     def fixed_quality(self) -> float:

@@ -176,7 +176,7 @@ class _Session:
             return
         model = trainer.averaged_model()
         rows = self.validator.rows(model)
-        score = validate.score(rows, model.config)
+        score = validate.score(rows, model.config, self.recipe.tune)
         self.log.validation(trainer.step, trainer.elapsed, score, rows)
         decoded = self.validator.decoded(model, SHOWN_CROPS)
         plots.save_frame(trainer.folder, trainer.step, self.validator.crops[:SHOWN_CROPS], decoded)

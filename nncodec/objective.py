@@ -1,0 +1,118 @@
+"""What an encoder that spends effort minimizes beside bits: squared error, or one minus MS-SSIM.
+
+Knows pixels and the linear path of g_s; who asks is `encoding` and `refine`. Errors are counted in squared
+errors on the 255 scale, summed over all samples, whatever the objective: ``lambda / 3`` bits are worth one.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nncodec.config import Y_STRIDE
+from nncodec.metrics import C2, LEVEL_WEIGHTS, SIGMA, WINDOW
+from nncodec.nets.model import CodecNet
+from nncodec.nets.transforms import PIXEL_SCALE
+
+MS_SSIM_FACTOR = 1280.0
+"""What 1 - MS-SSIM weighs against the mean squared error at one lambda: the ratio of CompressAI's published
+pairs (1,222 to 1,333)."""
+MIX_MSE = 0.1
+"""Share of the squared error that is counted beside MS-SSIM, which is blind to errors that are flat."""
+
+Inner = tuple[slice, slice]
+
+
+class Objective(Protocol):
+    """One tile's distortion as a quadratic form of its errors."""
+
+    curvature: Tensor
+    """Error per squared natural unit of a latent of the tile: f32 [1, N, h, w] or [1, N, 1, 1]."""
+    single_step: float
+    """Share of a Newton step that is best taken if there is but one, measured on validation photos."""
+    step: float
+    """The same if there are several."""
+
+    def error(self, difference: Tensor) -> Tensor:
+        """Of decoded pixels minus those of the frame, 255 scale: [1, 1 or 3, H, W] -> []."""
+        ...
+
+
+class SquaredError:
+    """PSNR's: every error counts alike."""
+
+    single_step, step = 1.0, 0.5
+
+    def __init__(self, net: CodecNet, seen: Inner) -> None:
+        self.curvature = columns(net).square().sum((1, 2, 3))[None, :, None, None]
+        self._seen = seen
+
+    def error(self, difference: Tensor) -> Tensor:
+        return difference[(..., *self._seen)].square().sum()
+
+
+class MsSsim:
+    """MS-SSIM's contrast and structure terms, to second order around the original, and a little squared error.
+
+    At each level ``1 - cs = var(e) / (var(x) + var(x + e) + C2)`` over the window (Wang et al. 2003), so an
+    error counts by what of it varies inside the window, and the less the more the picture varies there.
+
+    x
+        f32 [1, 3, H, W] in [0, 1], the tile and its surroundings; `seen` is where the tile's pixels lie in it,
+        `inner` where its latents lie among those of x.
+    """
+
+    single_step, step = 0.4, 0.4  # neighboring blocks share windows: the curvature is less nearly diagonal
+
+    def __init__(self, net: CodecNet, x: Tensor, inner: Inner, seen: Inner) -> None:
+        counted = torch.zeros_like(x[:, :1])
+        counted[(..., *seen)] = 1.0
+        planes = 255.0 * x
+        basis = columns(net)
+        per_channel = basis.square().sum((1, 2, 3))
+        self._weights: list[Tensor] = []
+        self._mse = MIX_MSE * counted
+        curvature = MIX_MSE * per_channel[None, :, None, None]
+        for level, exponent in enumerate(LEVEL_WEIGHTS):
+            if level:
+                planes, counted, basis = (F.avg_pool2d(part, 2) for part in (planes, counted, basis))
+            share = MS_SSIM_FACTOR * exponent * 4**level  # a mean over fewer samples: each weighs more
+            weight = counted * share / (2.0 * _variance(planes) + C2)
+            self._weights.append(weight)
+            # What a column varies by, summed over all windows that see it, and the mean weight over its block.
+            energy = _variance(F.pad(basis, (WINDOW - 1,) * 4)).sum((1, 2, 3))
+            local = F.avg_pool2d(weight.mean(1, keepdim=True), Y_STRIDE >> level)[(..., *inner)]
+            curvature = curvature + energy[None, :, None, None] * local
+        self.curvature = curvature
+
+    def error(self, difference: Tensor) -> Tensor:
+        total = (self._mse * difference.square()).sum()
+        for level, weight in enumerate(self._weights):
+            if level:
+                difference = F.avg_pool2d(difference, 2)
+            total = total + (weight[:, : difference.shape[1]] * _variance(difference)).sum()
+        return total
+
+
+def columns(net: CodecNet) -> Tensor:
+    """What one natural unit of each latent adds to its block, 255 scale: f32 [N, 3, 16, 16]."""
+    weight = net.g_s.linear.weight.float()[:, :, 0, 0].T[:, :, None, None]
+    return F.pixel_shuffle(weight, Y_STRIDE) * (255.0 / PIXEL_SCALE)
+
+
+def _blur(planes: Tensor) -> Tensor:
+    """MS-SSIM's Gaussian window over [B, C, H, W], edges repeated: the same shape."""
+    x = torch.arange(WINDOW, dtype=planes.dtype, device=planes.device) - WINDOW // 2
+    window = torch.exp(-(x**2) / (2 * SIGMA**2))
+    channels, side = planes.shape[1], WINDOW // 2
+    column = (window / window.sum()).view(1, 1, -1, 1).expand(channels, 1, -1, 1)
+    padded = F.pad(planes, (side,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(padded, column, groups=channels), column.transpose(2, 3), groups=channels)
+
+
+def _variance(planes: Tensor) -> Tensor:
+    """Over the window around each sample."""
+    return (_blur(planes.square()) - _blur(planes).square()).clamp(min=0.0)
