@@ -129,6 +129,18 @@ def plan(
     return Plan(tuple(jobs.values()), tuple(errors))
 
 
+def sources(inputs: Sequence[Path], wanted: Collection[str]) -> tuple[tuple[Path, ...], tuple[InputError, ...]]:
+    """Files that `inputs` (files, patterns, folders with all below them) stand for, each once, and what names none."""
+    found: dict[Path, None] = {}
+    errors: list[InputError] = []
+    for given in inputs:
+        try:
+            found.update((one.path, None) for one in _expand(given, wanted, True, errors))
+        except InputError as error:
+            errors.append(error)
+    return tuple(found), tuple(errors)
+
+
 def _expand(given: Path, wanted: Collection[str], recursive: bool, errors: list[InputError]) -> Iterator[_Found]:
     """What one argument stands for. A file of that very name comes before a pattern."""
     text = str(given)

@@ -76,12 +76,8 @@ def dct_basis() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     coefficient's standard deviation on photographs (255 scale), from a fit
     ``log std = a + b log(rho) + c rho`` over the frequency radius rho.
     """
+    basis = dct_planes().reshape(768, 768)
     n = np.arange(16)
-    dct = np.sqrt(2 / 16) * np.cos(np.pi * (2 * n[None] + 1) * n[:, None] / 32)
-    dct[0] /= np.sqrt(2)
-    color = np.array([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]])
-    color /= np.linalg.norm(color, axis=1, keepdims=True)
-    basis = np.einsum("pc,ui,vj->puvcij", color, dct, dct).reshape(768, 768)
     rho = np.hypot(n[:, None], n[None])
     rho[0, 0] = 1.0
     std = np.empty((3, 16, 16))
@@ -92,6 +88,17 @@ def dct_basis() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     flat = std.reshape(768)
     order = np.argsort(-flat, kind="stable")
     return basis[order], flat[order]
+
+
+def dct_planes() -> NDArray[np.float64]:
+    """The rows of `dct_basis` by plane (luma, two of chroma), vertical and horizontal frequency: [3, 16, 16, 768]."""
+    n = np.arange(16)
+    dct = np.sqrt(2 / 16) * np.cos(np.pi * (2 * n[None] + 1) * n[:, None] / 32)
+    dct[0] /= np.sqrt(2)
+    color = np.array([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]])
+    color /= np.linalg.norm(color, axis=1, keepdims=True)
+    planes: NDArray[np.float64] = np.einsum("pc,ui,vj->puvcij", color, dct, dct).reshape(3, 16, 16, 768)
+    return planes
 
 
 def channel_order(channels: int) -> NDArray[np.int64]:
