@@ -1,4 +1,4 @@
-"""The command line: nncodec compress, decompress, info, verify, models, train, export, bench, compare.
+"""The command line: nncodec compress, decompress, info, verify, models, and those of other packages (`_LAZY`).
 
 One result line a file on stdout, progress and errors on stderr. Exit status 0: all well; 1: an input
 failed, the rest went on; 2: usage; 130: interrupted. torch loads only where a network runs.
@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _LAZY = {
+    "anomaly": "nncodec.analysis.command",
     "bench": "nncodec.bench.command",
     "compare": "nncodec.bench.command",
+    "embed": "nncodec.analysis.command",
+    "similar": "nncodec.analysis.command",
     "train": "nncodec.train.command",
     "export": "nncodec.train.command",
 }

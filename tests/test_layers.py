@@ -16,7 +16,8 @@ LAYERS = {
     "tiling": 1, "quadtree": 1, "freqs": 1, "rangecoder": 1, "intnet": 1, "metrics": 1,
     "nets": 2, "entropy": 2, "weights": 2, "objective": 3,
     "alphapng": 1, "partial": 2, "effort": 3, "refine": 3, "encoding": 3, "codec": 3, "decoding": 3, "rate": 3,
-    "pillow": 4, "train": 4, "bench": 4, "batch": 4, "options": 5, "cli": 5, "__init__": 4, "__main__": 6,
+    "pillow": 4, "train": 4, "bench": 4, "batch": 4, "options": 5, "analysis": 5,
+    "cli": 5, "__init__": 4, "__main__": 6,
 }  # fmt: skip
 THIRD_PARTY = {
     "errors": set(), "config": set(), "atomic": set(), "container": set(), "tiling": {"numpy"}, "quadtree": set(),
