@@ -147,7 +147,7 @@ def anomaly() -> None:
 @option("--percentile", section=PICTURE, metavar="P", type=click.FloatRange(50, 100, max_open=True), default=95.0,
         help="So many per cent of normal pictures are to pass. [default: 95]")  # fmt: skip
 @option("--features", "looked_at", section=PICTURE, type=click.Choice(("all", "rate")), default="all",
-        help="all: of pictures that are alike; rate: bits and error alone, of photographs of anything. [default: all]")  # fmt: skip
+        help="all: normals are alike; rate: bits and error alone, for photos of anything. [default: all]")  # fmt: skip
 @option("-q", "--quality", section=PICTURE, metavar="Q", type=click.IntRange(1, QUALITIES), default=50,
         help="Quality to compress with. [default: 50]")  # fmt: skip
 @_model
