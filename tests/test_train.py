@@ -202,11 +202,15 @@ def test_learning_rate_warms_up_and_anneals_to_zero_in_each_stage(recipe: Recipe
         trainer.step = trainer.stage_step = step
         return trainer.learning_rate()
 
-    rates = [rate(step) for step in (0, 299, 340, 500, 900, 999)]
+    rates = [rate(step) for step in (0, 99, 340, 500, 900, 999)]
     assert rates[0] < 1e-5
-    assert rates[1] == rates[2] == pytest.approx(1e-3)
+    assert rates[1] == pytest.approx(0.99e-3)  # warm-up takes a tenth of the stage at most
+    assert rates[2] == pytest.approx(1e-3)
     assert rates[2] > rates[3] > rates[4] > rates[5]
     assert rates[5] < 1e-7
+    trainer.recipe = replace(trainer.recipe, warmup_steps=50)
+    assert rate(24) == pytest.approx(0.5e-3)
+    assert rate(49) == rate(60) == pytest.approx(1e-3)
 
 
 def test_step_and_plateau_schedules_halve(recipe: Recipe, tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ LOSS_BINS = 20
 JOINT, DECODER, DONE = "joint", "decoder", "done"
 FIT_SHARE = 0.05
 """At most this share of a time limit goes into fitting tables."""
+WARMUP_SHARE = 0.1
+"""Warm-up ends here at the latest: the last stage of a short run has fewer steps than warm-up would take."""
 CHECKPOINT = "checkpoint.pt"
 
 
@@ -153,9 +155,10 @@ class Trainer:
         return min(1.0, (self.progress - self.stage_begin) / length) if length > 0 else 1.0
 
     def learning_rate(self) -> float:
-        """Warm-up, constant, then the recipe's schedule to the end of the stage."""
+        """Warm-up (at most a tenth of the stage), constant, then the recipe's schedule to the end of the stage."""
         recipe = self.recipe
-        rate = recipe.rate * min(1.0, (self.stage_step + 1) / max(1, recipe.warmup_steps))
+        warm = max((self.stage_step + 1) / max(1, recipe.warmup_steps), self.stage_progress / WARMUP_SHARE)
+        rate = recipe.rate * min(1.0, warm)
         late = (self.stage_progress - recipe.constant_until) / max(1e-9, 1 - recipe.constant_until)
         late = min(1.0, max(0.0, late))
         if recipe.schedule == "plateau":
