@@ -1,7 +1,7 @@
-"""Tables for the model card and docs from a bench run: python benchmarks/tables.py benchmarks/results
+"""Tables for the model card and docs from a bench run: python benchmarks/tables.py benchmarks/results [CODEC]
 
-Prints this project's curve (quality, mean bpp, mean PSNR and MS-SSIM of pictures), its BD-rates against everything
-measured or published in the run, and the ladder of efforts.
+Prints the curve of CODEC (nncodec:fast; quality, mean bpp, mean PSNR and MS-SSIM of pictures), its BD-rates against
+everything measured or published in the run, and every variant of this project's against effort 0 of `fast`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-OURS = "nncodec:fast"
+OURS = sys.argv[2] if len(sys.argv) > 2 else "nncodec:fast"
+BASE = "nncodec:fast:e0"
 METRICS = (("psnr", "PSNR"), ("ms_ssim", "MS-SSIM"))
 
 
@@ -44,12 +45,14 @@ def main() -> None:
         print(f"| {anchor} | " + " | ".join("-" if c is None else f"{c:+.1f} %" for c in cells) + " |")
 
     speed = {entry["codec"]: entry for entry in results.get("speed") or []}
-    print("\n| effort | BD-rate, PSNR, against effort 0 | encode, ms/MP |\n|---|--:|--:|")
+    print("\n| codec | PSNR, against effort 0 | MS-SSIM | encode, ms/MP |\n|---|--:|--:|--:|")
     for codec in sorted(curves):
-        saved = 0.0 if codec.endswith(":e0") else rates.get((codec, f"{OURS}:e0", "psnr"))
+        cells = []
+        for metric, _ in METRICS:
+            saved = 0.0 if codec == BASE else rates.get((codec, BASE, names[metric]))
+            cells.append("-" if saved is None else f"{saved:+.1f} %")
         time = speed.get(codec, {}).get("encode_ms_mp")
-        cells = ["-" if saved is None else f"{saved:+.1f} %", "-" if time is None else f"{time:.0f}"]
-        print(f"| {codec} | " + " | ".join(cells) + " |")
+        print(f"| {codec} | " + " | ".join([*cells, "-" if time is None else f"{time:.0f}"]) + " |")
 
 
 if __name__ == "__main__":

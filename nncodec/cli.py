@@ -113,7 +113,7 @@ cat photo.png | nncodec compress - > photo.aec""",
 @option("--tune", section=PICTURE, type=click.Choice(TUNES),
         help="What errors are counted by. [default: what the model was trained for]")  # fmt: skip
 @option("-m", "--model", section=PICTURE, metavar="NAME",
-        help="Installed weights or a .safetensors file. [default: fast]")  # fmt: skip
+        help="Installed weights or a .safetensors file. [default: fast; for ms-ssim fast-ssim]")  # fmt: skip
 @option("--strip", section=PICTURE, metavar="LIST", default="",
         help="Leave out icc, exif, xmp (with commas between) or all.")  # fmt: skip
 @_max_pixels

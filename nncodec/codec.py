@@ -116,7 +116,7 @@ def compress(
     quality
         1 (smallest) to 100.
     model
-        Name or path of weights, or a loaded Model; default the shipped 'fast'.
+        Name or path of weights, or a loaded Model; default the shipped 'fast', or 'fast-ssim' to tune for MS-SSIM.
     effort
         0 rounds, 1 (default) weighs bits against error, 2 and 3 refine; see `nncodec.effort`.
     tune

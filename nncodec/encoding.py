@@ -64,12 +64,14 @@ def sections(
             x, y = _analyzed(model, levels, header.quality)
             frames.append(Frame(x, y, tiling.inside(tile, window, Y_STRIDE), _seen(tile, window, header)))
         chooser = Chooser(model, header.quality, price, ERROR_WEIGHT, band.is_grey)
-        objectives = _objectives(model, tune, frames) if effort else []
-        if effort and tune != PSNR:  # PSNR's worth is the same everywhere, and was measured
+        steps = REFINING_STEPS[effort]
+        own = effort == 0 or tune == model.tune  # the steps that a model was trained with suit what it is tuned for
+        objectives = [] if own and not steps else _objectives(model, tune, frames)
+        if not own:
             chooser = replace(chooser, weight=_weights(chooser, objectives))
         targets = torch.cat([frame.y[(..., *frame.inner)] for frame in frames])
         z_hat = chooser.hyper(targets)  # of what g_a gave: of refined targets it costs 0.6 % more
-        if steps := REFINING_STEPS.get(effort, 0):
+        if steps:
             chooser, targets = _refined(chooser, frames, objectives, targets, z_hat, steps, error_factor)
         else:
             chooser = replace(chooser, weight=error_factor * chooser.weight)

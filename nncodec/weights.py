@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nncodec.nets.model import CodecNet
 
 FORMAT = "nncodec-weights-1"
-DEFAULTS = {PSNR: "fast", MS_SSIM: "fast"}
+DEFAULTS = {PSNR: "fast", MS_SSIM: "fast-ssim"}
 """The weights that are taken where none are named, by what is tuned for."""
 ENCODER_ONLY = ("g_a.", "h_a.")
 """Tensors a decoder never reads: they are left out of the model id."""

@@ -141,6 +141,16 @@ def test_a_tuning_is_a_codec_of_its_own(tiny_path: Path, picture: Image.Image) -
     assert len({codec.encode(picture, 50, 1) for codec in (plain, tuned, refined)}) == 3
 
 
+def test_ladders_compare_efforts_with_effort_0_by_what_they_are_tuned_for(tmp_path: Path) -> None:
+    factors = {"nncodec:a:e0": 1.0, "nncodec:a": 0.95, "nncodec:a:e3": 0.9, "nncodec:a:ms-ssim": 0.8, "nncodec:b": 0.5}
+    curves = summary.measured([r for name, factor in factors.items() for r in curve_rows(name, factor)])
+    eye, psnr = sorted(summary.ladders(curves), key=lambda ladder: ladder.metric)
+    assert (eye.metric, psnr.metric) == ("ms_ssim_db", "psnr")
+    assert [(rung.effort, round(rung.percent, 3)) for rung in psnr.rungs] == [(0, 0.0), (1, -5.0), (3, -10.0)]
+    assert [(rung.effort, round(rung.percent, 3)) for rung in eye.rungs] == [(0, 0.0), (1, -20.0)]
+    assert summary.ladders([curve for curve in curves if curve.name != "nncodec:a:e0"]) == []
+
+
 def test_nncodec_is_measured_like_any_other(tiny_path: Path, picture: Image.Image) -> None:
     source = measure.Source("p", "sha", picture)
     measured = measure.measure_one(source, codecs.require("nncodec:tiny"), 60)

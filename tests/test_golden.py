@@ -23,6 +23,7 @@ def models() -> dict[str, Model]:
     return {
         "tiny": weights.load(weights.describe(GOLDEN / "tiny.safetensors")),
         "fast": codec.load_model("fast", "cpu"),
+        "fast-ssim": codec.load_model("fast-ssim", "cpu"),
     }
 
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image, features
 
@@ -209,6 +209,24 @@ def heic() -> Codec | Missing:
     )
 
 
+class Variant(NamedTuple):
+    """What the name of one of this project's codecs says; None is the default."""
+
+    model: str
+    effort: int | None
+    tune: str | None
+
+    @property
+    def usual(self) -> bool:
+        return self.effort is None and self.tune is None
+
+
+def variant(name: str) -> Variant | None:
+    """None for the names of other codecs."""
+    own = _OURS.fullmatch(name)
+    return Variant(own["model"], int(own["effort"]) if own["effort"] else None, own["tune"]) if own else None
+
+
 def nncodec(model: str, effort: int | None = None, tune: str | None = None) -> Codec | Missing:
     """This project's codec on the CPU, with installed weights `model`; None is the default effort and tuning."""
     import nncodec as package
@@ -266,8 +284,8 @@ def find(name: str) -> Codec | Missing:
     """
     if name in RIVALS:
         return RIVALS[name]()
-    if own := _OURS.fullmatch(name):
-        return nncodec(own["model"], int(own["effort"]) if own["effort"] else None, own["tune"])
+    if own := variant(name):
+        return nncodec(own.model, own.effort, own.tune)
     raise InputError(f"{name!r} is no codec; there are {', '.join(RIVALS)} and {OURS}:MODEL[:eEFFORT][:TUNE]")
 
 

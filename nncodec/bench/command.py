@@ -270,12 +270,15 @@ def _write(results: Results, folder: Path, reference: Path | None) -> None:
         names = {curve.name for curve in results.shown if curve.source}
         summary.copy_published(reference, folder / "reference.csv", names)
         subtitle += "; gray dashes: as published"
+    curves = [standing.curve for standing in results.drawn]
     for metric in results.metrics:
-        plots.write(plots.rate_distortion(results.shown, metric, subtitle), folder / f"rd_{metric.removesuffix('_db')}")
+        plots.write(plots.rate_distortion(curves, metric, subtitle), folder / f"rd_{metric.removesuffix('_db')}")
     if results.speeds:
         subtitle = f"BD-rate on {len(results.pictures)} pictures"
-        figure = plots.trade(results.standings, results.speeds, results.anchors["psnr"], subtitle)
+        figure = plots.trade(results.drawn, results.speeds, results.anchors["psnr"], subtitle)
         plots.write(figure, folder / "speed")
+        if ladders := summary.ladders(results.curves):
+            plots.write(plots.effort(ladders, results.speeds, subtitle), folder / "effort")
 
 
 def _tell(results: Results) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from nncodec.bench.codecs import OURS
 from nncodec.bench.speed import Speed
-from nncodec.bench.summary import Curve, Metric, Standing
+from nncodec.bench.summary import METRIC_LABELS, Curve, Ladder, Metric, Standing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,6 +131,36 @@ def trade(
     _title(axes, f"{title}, lower is better", subtitle)
     figure.draw_without_rendering()  # settles the layout, in which names are placed
     _label_dots(axes, shown, ours)
+    return figure
+
+
+def effort(ladders: Sequence[Ladder], speeds: Sequence[Speed], subtitle: str, narrow: bool = False) -> Figure:
+    """Bits saved by effort over time to encode; one line a model and tuning, one dot an effort."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    figure, axes = _canvas(*(NARROW if narrow else (7.6, 4.2)))
+    times = {speed.codec: speed.encode_ms_mp for speed in speeds}
+    for ladder, hue in zip(ladders, itertools.cycle(OUR_COLORS[::3])):
+        dots = [(times[r.curve.name], r.percent, r.effort) for r in ladder.rungs if r.curve.name in times]
+        xs, ys = [dot[0] for dot in dots], [dot[1] for dot in dots]
+        axes.plot(xs, ys, color=hue, marker="o", markersize=8, linewidth=1.8)
+        for x, y, level in dots:
+            axes.annotate(str(level), (x, y), xytext=(0, 9), textcoords="offset points", ha="center", color=hue)
+        name = f"{ladder.model}, at equal {METRIC_LABELS[ladder.metric]}"
+        axes.annotate(
+            name, (xs[-1], ys[-1]), xytext=(-4, -14), textcoords="offset points", ha="right", va="center",
+            color=hue, fontweight="bold", fontsize=10,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.margins(x=0.08, y=0.14)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _signed(value)))
+    axes.set_xlabel("encoding, ms per megapixel" if narrow else "encoding, milliseconds per megapixel (logarithmic)")
+    title = "Bits vs effort 0" if narrow else "What --effort buys: bits against effort 0"
+    _title(axes, f"{title}, lower is better", subtitle)
     return figure
 
 

@@ -38,13 +38,14 @@ def block(folder: Path, base: Path) -> str:
     speeds, conditions = results.read_speeds(folder / "results.json")
     link = folder.resolve().relative_to(base.resolve()).as_posix()
     pictures = len({row.picture_sha256 for row in stored})
-    return "\n\n".join(
-        [
-            f"![Quality over size of all codecs]({link}/rd_psnr.svg)",
-            _table(standings, anchors, speeds),
-            _note(pictures, conditions, document["created"], link, bool(published)),
-        ]
-    )
+    parts = [
+        f"![Quality over size of all codecs]({link}/rd_psnr.svg)",
+        _table(standings, anchors, speeds),
+        _note(pictures, conditions, document["created"], link, bool(published)),
+    ]
+    if summary.ladders(curves) and speeds:
+        parts.append(f"![Bits saved by effort over encoding time]({link}/effort.svg)")
+    return "\n\n".join(parts)
 
 
 def replace(readme: str, inside: str) -> str:

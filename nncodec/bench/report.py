@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from nncodec import metrics
-from nncodec.bench import plots, tables
+from nncodec.bench import plots, summary, tables
 from nncodec.bench.results import Results
 from nncodec.bench.speed import Sample
 
@@ -52,9 +52,8 @@ def page(results: Results, samples: Sequence[Sample], target: float) -> str:
     template = files("nncodec.bench").joinpath("report.html").read_text(encoding="utf-8")
     subtitle = f"mean of {len(results.pictures)} pictures"
     subtitle += ", gray dashes: as published" if results.published else ""
-    figures = "".join(
-        _figures(partial(plots.rate_distortion, results.shown, metric, subtitle)) for metric in results.metrics
-    )
+    curves = [standing.curve for standing in results.drawn]
+    figures = "".join(_figures(partial(plots.rate_distortion, curves, metric, subtitle)) for metric in results.metrics)
     parts = {
         "TITLE": "nncodec bench",
         "LEDE": _lede(results),
@@ -116,14 +115,17 @@ def _speed(results: Results) -> str:
         return "<p>No times were taken in this run.</p>"
     c = results.conditions
     subtitle = f"BD-rate on {len(results.pictures)} pictures"
-    figure = partial(plots.trade, results.standings, results.speeds, results.anchors["psnr"], subtitle)
+    figure = partial(plots.trade, results.drawn, results.speeds, results.anchors["psnr"], subtitle)
     what = (
         f"{c.processor}, {c.cores} cores. {len(c.pictures)} picture(s), {c.megapixels:.2f} MP in all; warm times are "
         f"medians of {c.rounds} rounds in which the codecs take turns, ratios medians of the quotients within "
         f"a round; cold times are those of a fresh Python process with imports and weights; {c.note}."
     )
+    ladders = summary.ladders(results.curves)
+    efforts = _figures(partial(plots.effort, ladders, results.speeds, subtitle)) if ladders else ""
     return (
         _figures(figure)
+        + efforts
         + tables.html_table(tables.speed(results.speeds, c.baseline))
         + f"<p class=note>{html.escape(what)}</p>"
     )

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nncodec.bench import summary
+from nncodec.bench import codecs, summary
 from nncodec.bench.codecs import Codec, Missing
 from nncodec.bench.speed import Conditions, Speed
 from nncodec.bench.summary import Curve, Metric, Pair, Standing
@@ -51,8 +51,19 @@ class Results:
 
     @property
     def shown(self) -> list[Curve]:
-        """Measured curves and the published ones that figures and tables name, by rank."""
+        """Measured curves and the published ones that tables name, by rank."""
         return [standing.curve for standing in self.standings]
+
+    @property
+    def drawn(self) -> list[Standing]:
+        """Standings for figures: of each model of this project its default alone, if it was measured."""
+        names = {curve.name for curve in self.curves}
+
+        def is_drawn(curve: Curve) -> bool:
+            own = codecs.variant(curve.name)
+            return own is None or own.usual or f"{codecs.OURS}:{own.model}" not in names
+
+        return [standing for standing in self.standings if is_drawn(standing.curve)]
 
 
 def rank(curves: list[Curve], published: list[Curve], anchor: str | None) -> tuple[dict[Metric, Curve], list[Standing]]:

@@ -11,10 +11,12 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from nncodec import metrics
+from nncodec.bench import codecs
 from nncodec.bench.rows import Key, Row
+from nncodec.config import MS_SSIM, PSNR
 from nncodec.errors import InputError
 from nncodec.metrics import BdRate, Point
 
@@ -40,6 +42,8 @@ PUBLISHED_LABELS = {
 """The published curves that tables and figures show by name; the others stand in results.json."""
 ANCHORS: dict[Metric, tuple[str, ...]] = {"psnr": ("vtm18.0", "jpeg"), "ms_ssim_db": ("compressai:vtm", "jpeg")}
 """Curves that others are compared with unless told, the first that is there; VTM 18 has no MS-SSIM published."""
+TUNE_METRICS: dict[str, Metric] = {PSNR: "psnr", MS_SSIM: "ms_ssim_db"}
+"""What shows what a tuning is for."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,23 @@ class Standing:
 
     def bd(self, metric: Metric) -> BdRate | None:
         return self.psnr if metric == "psnr" else self.ms_ssim_db
+
+
+class Rung(NamedTuple):
+    """One effort: `percent` bits against effort 0 at equal quality."""
+
+    effort: int
+    curve: Curve
+    percent: float
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The efforts of a model tuned for `metric`, the lowest first."""
+
+    model: str
+    metric: Metric
+    rungs: tuple[Rung, ...]
 
 
 def measured(rows: Sequence[Row], wanted: Collection[Key] | None = None) -> list[Curve]:
@@ -192,6 +213,24 @@ def ranking(curves: Sequence[Curve], anchors: dict[Metric, Curve]) -> list[Stand
         for curve in curves
     ]
     return sorted(standings, key=lambda s: s.psnr.percent if s.psnr else math.inf)
+
+
+def ladders(curves: Sequence[Curve]) -> list[Ladder]:
+    """What each of this project's models gains by effort, by what it is tuned for; needs its effort 0."""
+    from nncodec import effort
+
+    named = {own: curve for curve in curves if (own := codecs.variant(curve.name))}
+    found = []
+    for model, base in ((own.model, curve) for own, curve in named.items() if own.effort == 0):
+        for tune, metric in TUNE_METRICS.items():
+            rungs = [Rung(0, base, 0.0)]
+            for own, curve in named.items():
+                saved = metrics.bd_rate(base.points(metric), curve.points(metric))
+                if own.model == model and own.effort != 0 and (own.tune or PSNR) == tune and saved:
+                    rungs.append(Rung(effort.DEFAULT if own.effort is None else own.effort, curve, saved.percent))
+            if len(rungs) > 1:
+                found.append(Ladder(model, metric, tuple(sorted(rungs, key=lambda rung: rung.effort))))
+    return found
 
 
 def _points(groups: Sequence[Sequence[Row]], metric: Metric) -> tuple[Point, ...]:

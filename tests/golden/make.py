@@ -46,6 +46,7 @@ def main() -> None:
         "tiles_alpha_metadata": (Picture(cat, alpha, b"icc profile", b"Exif\0\0data", b"<xmp/>"), 30, 6, tiny),
         "fast_q20": (Picture(cat), 20, 10, codec.load_model("fast", "cpu")),
         "fast_q80": (Picture(cat), 80, 10, codec.load_model("fast", "cpu")),
+        "fast-ssim_q40": (Picture(cat), 40, 10, codec.load_model("fast-ssim", "cpu")),
     }
     expected = {}
     for name, (picture, quality, tile_log2, model) in files.items():
