@@ -6,6 +6,7 @@ errors on the 255 scale, summed over all samples, whatever the objective: ``lamb
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -71,21 +72,18 @@ class MsSsim:
         counted = torch.zeros_like(x[:, :1])
         counted[(..., *seen)] = 1.0
         planes = 255.0 * x
-        basis = columns(net)
-        per_channel = basis.square().sum((1, 2, 3))
+        energies, per_channel = _energies(net)
         self._weights: list[Tensor] = []
         self._mse = MIX_MSE * counted
         curvature = MIX_MSE * per_channel[None, :, None, None]
         for level, exponent in enumerate(LEVEL_WEIGHTS):
             if level:
-                planes, counted, basis = (F.avg_pool2d(part, 2) for part in (planes, counted, basis))
+                planes, counted = F.avg_pool2d(planes, 2), F.avg_pool2d(counted, 2)
             share = MS_SSIM_FACTOR * exponent * 4**level  # a mean over fewer samples: each weighs more
             weight = counted * share / (2.0 * _variance(planes) + C2)
             self._weights.append(weight)
-            # What a column varies by, summed over all windows that see it, and the mean weight over its block.
-            energy = _variance(F.pad(basis, (WINDOW - 1,) * 4)).sum((1, 2, 3))
             local = F.avg_pool2d(weight.mean(1, keepdim=True), Y_STRIDE >> level)[(..., *inner)]
-            curvature = curvature + energy[None, :, None, None] * local
+            curvature = curvature + energies[level][None, :, None, None] * local
         self.curvature = curvature
 
     def error(self, difference: Tensor) -> Tensor:
@@ -101,6 +99,19 @@ def columns(net: CodecNet) -> Tensor:
     """What one natural unit of each latent adds to its block, 255 scale: f32 [N, 3, 16, 16]."""
     weight = net.g_s.linear.weight.float()[:, :, 0, 0].T[:, :, None, None]
     return F.pixel_shuffle(weight, Y_STRIDE) * (255.0 / PIXEL_SCALE)
+
+
+@lru_cache(maxsize=4)
+def _energies(net: CodecNet) -> tuple[list[Tensor], Tensor]:
+    """What each column varies by at each level, summed over all windows that see it, and its squared norm: [N] each."""
+    basis = columns(net)
+    norms, levels = basis.square().sum((1, 2, 3)), []
+    for level in range(len(LEVEL_WEIGHTS)):
+        if level:
+            basis = F.avg_pool2d(basis, 2)
+        padded = F.pad(basis, (WINDOW - 1,) * 4).flatten(0, 1)[None]  # one batch entry: convolutions are faster
+        levels.append(_variance(padded).sum((0, 2, 3)).view(-1, 3).sum(1))
+    return levels, norms
 
 
 def _blur(planes: Tensor) -> Tensor:
