@@ -67,6 +67,8 @@ def _serve() -> None:
     torch.set_num_threads(1)
     codec.load_model("tiny", "cpu")
     Image.init()
+    # As from a terminal: a shell starts background jobs, such as a whole test run, with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for line in sys.stdin:
         question = json.loads(line)
         if "start" in question:
