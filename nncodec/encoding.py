@@ -63,18 +63,16 @@ def sections(
             levels = _window(band.color, Rect(window.top - top, window.left, window.bottom - top, window.right))
             x, y = _analyzed(model, levels, header.quality)
             frames.append(Frame(x, y, tiling.inside(tile, window, Y_STRIDE), _seen(tile, window, header)))
-        chooser = Chooser(model, header.quality, price, ERROR_WEIGHT, band.is_grey)
         steps = REFINING_STEPS[effort]
         own = effort == 0 or tune == model.tune  # the steps that a model was trained with suit what it is tuned for
         objectives = [] if own and not steps else _objectives(model, tune, frames)
-        if not own:
-            chooser = replace(chooser, weight=_weights(chooser, objectives))
+        worth = _weights(model, header.quality, objectives) if objectives else ERROR_WEIGHT
+        first = Chooser(model, header.quality, price, ERROR_WEIGHT if own else worth, band.is_grey)
+        chooser = replace(first, weight=error_factor * worth)
         targets = torch.cat([frame.y[(..., *frame.inner)] for frame in frames])
-        z_hat = chooser.hyper(targets)  # of what g_a gave: of refined targets it costs 0.6 % more
+        z_hat = first.hyper(targets)  # of what g_a gave: of refined targets it costs 0.6 % more
         if steps:
-            chooser, targets = _refined(chooser, frames, objectives, targets, z_hat, steps, error_factor)
-        else:
-            chooser = replace(chooser, weight=error_factor * chooser.weight)
+            targets = _refined(first, chooser, frames, objectives, targets, z_hat, steps)
         for tile, (stream, _) in zip(run, chooser.encode(targets, z_hat), strict=True):
             yield Section(SectionType.TILE, stream)
             if band.alpha is not None:
@@ -124,35 +122,31 @@ def _objectives(model: Model, tune: str, frames: list[Frame]) -> list[Objective]
         return [MsSsim(model.net, frame.x.clone(), frame.inner, frame.seen) for frame in frames]
 
 
-def _weights(by: Chooser, objectives: list[Objective]) -> Tensor:
+def _weights(model: Model, quality: int, objectives: list[Objective]) -> Tensor:
     """Error weights [B, N, h, w] or [B, N, 1, 1] of tiles."""
-    q, lmbda = quality_of(by.model, by.quality), by.model.config.lmbda(by.quality)
+    q, lmbda = quality_of(model, quality), model.config.lmbda(quality)
     with inference():
-        return torch.cat([error_weights(objective, by.model.net, q, lmbda) for objective in objectives])
+        return torch.cat([error_weights(objective, model.net, q, lmbda) for objective in objectives])
 
 
 def _refined(
-    plain: Chooser,
+    first: Chooser,
+    later: Chooser,
     frames: list[Frame],
     objectives: list[Objective],
     y: Tensor,
     z_hat: Integers,
     steps: int,
-    factor: float,
-) -> tuple[Chooser, Tensor]:
-    """What chooses for refined targets, and the targets, of tiles with latents y [B, N, h, w].
-
-    `plain` makes the first choice, whatever the factor.
-    """
-    net, q = plain.model.net, quality_of(plain.model, plain.quality)
-    weights = factor * _weights(plain, objectives)
+) -> Tensor:
+    """Targets of tiles with latents y [B, N, h, w]; `first` makes the first choice, whatever the error factor."""
+    net, q = first.model.net, quality_of(first.model, first.quality)
     targets = []
     for b, (frame, objective) in enumerate(zip(frames, objectives, strict=True)):
         tile = slice(b, b + 1)
-        choosers = [replace(plain, weight=w if isinstance(w, float) else w[tile]) for w in (plain.weight, weights)]
-        first, later = (partial(chooser.reconstruct, z_hat=z_hat[tile]) for chooser in choosers)
-        targets.append(refine(net, frame, objective, first(y[tile]), q, plain.grey, steps, later))
-    return replace(plain, weight=weights), torch.cat(targets)
+        y_hat = first.of(tile).reconstruct(y[tile], z_hat[tile])
+        choose = partial(later.of(tile).reconstruct, z_hat=z_hat[tile])
+        targets.append(refine(net, frame, objective, y_hat, q, first.grey, steps, choose))
+    return torch.cat(targets)
 
 
 @dataclass(frozen=True)
@@ -169,6 +163,10 @@ class Chooser:
     price: Tensor | None = None
     weight: float | Tensor = ERROR_WEIGHT
     grey: bool = False
+
+    def of(self, tiles: slice) -> Chooser:
+        """For some of the tiles alone."""
+        return replace(self, weight=self.weight[tiles]) if isinstance(self.weight, Tensor) else self
 
     def hyper(self, y: Tensor) -> Integers:
         """z_hat int32 [B, Cz, h/4, w/4]."""

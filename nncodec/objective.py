@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nncodec.config import Y_STRIDE
-from nncodec.metrics import C2, LEVEL_WEIGHTS, SIGMA, WINDOW
+from nncodec.metrics import C2, LEVEL_WEIGHTS, WINDOW, blurred
 from nncodec.nets.model import CodecNet
 from nncodec.nets.transforms import PIXEL_SCALE
 
@@ -114,16 +114,7 @@ def _energies(net: CodecNet) -> tuple[list[Tensor], Tensor]:
     return levels, norms
 
 
-def _blur(planes: Tensor) -> Tensor:
-    """MS-SSIM's Gaussian window over [B, C, H, W], edges repeated: the same shape."""
-    x = torch.arange(WINDOW, dtype=planes.dtype, device=planes.device) - WINDOW // 2
-    window = torch.exp(-(x**2) / (2 * SIGMA**2))
-    channels, side = planes.shape[1], WINDOW // 2
-    column = (window / window.sum()).view(1, 1, -1, 1).expand(channels, 1, -1, 1)
-    padded = F.pad(planes, (side,) * 4, mode="replicate")
-    return F.conv2d(F.conv2d(padded, column, groups=channels), column.transpose(2, 3), groups=channels)
-
-
 def _variance(planes: Tensor) -> Tensor:
-    """Over the window around each sample."""
-    return (_blur(planes.square()) - _blur(planes).square()).clamp(min=0.0)
+    """Over the window around each sample of [B, C, H, W], edges repeated: the same shape."""
+    padded = F.pad(planes, (WINDOW // 2,) * 4, mode="replicate")
+    return (blurred(padded.square()) - blurred(padded).square()).clamp(min=0.0)
