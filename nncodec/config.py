@@ -32,6 +32,9 @@ Z_MAX = 127
 MAGNITUDE_MAX = 15
 """The scale context sees min(|r|, MAGNITUDE_MAX)."""
 
+CODEC, *_ = ARCHS = ("codec",)
+"""Kinds of g_a and g_s: this codec's own."""
+
 PSNR, MS_SSIM = TUNES = ("psnr", "ms-ssim")
 """What a model can be trained for and an encoder can count errors by."""
 
@@ -43,7 +46,7 @@ WIDTH_MAX, DEPTH_MAX = 4096, 64
 class ModelConfig:
     """Channel widths and depths of one model.
 
-    ``*8`` and ``*16`` name the stride a width or depth belongs to.
+    ``*8`` and ``*16`` name the stride a width or depth belongs to; `arch` is one of ARCHS.
     """
 
     y_channels: int
@@ -62,9 +65,14 @@ class ModelConfig:
     knots: int = 12
     lmbda_min: float = 0.0005
     lmbda_max: float = 0.50
+    arch: str = CODEC
 
     def __post_init__(self) -> None:
+        if self.arch not in ARCHS:
+            raise ValueError(f"ModelConfig.arch is {self.arch!r}; known are {', '.join(ARCHS)}")
         for field in fields(self):
+            if field.name == "arch":
+                continue
             value = getattr(self, field.name)
             if field.type == "int" and (not isinstance(value, int) or isinstance(value, bool)):
                 raise ValueError(f"ModelConfig.{field.name} is {value!r}; it must be a whole number")
@@ -96,11 +104,12 @@ class ModelConfig:
         reach = 16 * self.decoder_depth16 + 8 * self.decoder_depth8
         return math.ceil(reach / Y_STRIDE) * Y_STRIDE
 
-    def to_dict(self) -> dict[str, int | float]:
-        return asdict(self)
+    def to_dict(self) -> dict[str, int | float | str]:
+        """As stored beside weights and hashed into their id; the codec's own `arch` goes without saying."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("arch", CODEC)}
 
     @classmethod
-    def from_dict(cls, values: dict[str, int | float]) -> ModelConfig:
+    def from_dict(cls, values: dict[str, int | float | str]) -> ModelConfig:
         """Inverse of `to_dict`; raises ValueError on unknown or missing names."""
         known = {field.name for field in fields(cls)}
         if set(values) - known:

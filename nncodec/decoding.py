@@ -339,7 +339,7 @@ def preview(
 
 def _block_means(model: Model, y_hat: Tensor, cells: int) -> Tensor:
     """Means of the linear path over `cells` x `cells` parts of each 16x16 block: [1, 3, cells h, cells w] in 0..1."""
-    weight: Tensor = model.net.g_s.linear.weight  # [768, N, 1, 1], rows in the order of pixel_shuffle
+    weight = model.net.linear_path  # [768, N, 1, 1], rows in the order of pixel_shuffle
     part = Y_STRIDE // cells
     means = weight.view(3, cells, part, cells, part, -1).mean((2, 4)).reshape(3 * cells**2, -1, 1, 1)
     return F.pixel_shuffle(F.conv2d(y_hat, means), cells) / PIXEL_SCALE + 0.5

@@ -97,7 +97,7 @@ class MsSsim:
 
 def columns(net: CodecNet) -> Tensor:
     """What one natural unit of each latent adds to its block, 255 scale: f32 [N, 3, 16, 16]."""
-    weight = net.g_s.linear.weight.float()[:, :, 0, 0].T[:, :, None, None]
+    weight = net.linear_path.float()[:, :, 0, 0].T[:, :, None, None]
     return F.pixel_shuffle(weight, Y_STRIDE) * (255.0 / PIXEL_SCALE)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nncodec.config import MS_SSIM, PSNR, TUNES, ModelConfig
+from nncodec.config import CODEC, MS_SSIM, PSNR, TUNES, ModelConfig
 from nncodec.errors import ModelMismatchError, ModelNotFoundError
 
 if TYPE_CHECKING:
@@ -162,7 +162,9 @@ def load(description: Description, device: str | torch.device = "cpu") -> Model:
         validate(tables)
         net.load_state_dict({n: tensors[n].float() for n in networks}, assign=True)
         scale_net = IntScaleNet(ScaleTensors.from_dict(scale, description.config))
-        chroma = chroma_channels(tensors["g_s.linear.weight"].float().flatten(1).numpy())
+        chroma = None
+        if description.config.arch == CODEC:
+            chroma = chroma_channels(tensors["g_s.linear.weight"].float().flatten(1).numpy())
     except ModelMismatchError as error:
         raise ModelMismatchError(f"{description.path}: {error}") from None
     net = placed(net, device).eval().requires_grad_(False)

@@ -65,7 +65,7 @@ BLOCK = 3 + 3 * (len(EDGES) - 1) + 2 * (len(CHROMA_EDGES) - 1)
 
 def blocks(model: Model, y_hat: NDArray[np.float32]) -> Floats:
     """Features [BLOCK, h, w] of each block, of its latents [N, h, w]."""
-    weight = model.net.g_s.linear.weight.flatten(1).cpu().numpy()  # [768, N]
+    weight = model.net.linear_path.flatten(1).cpu().numpy()  # [768, N]
     coefficients = _coefficients(weight.tobytes(), weight.shape[1]) @ y_hat.reshape(len(y_hat), -1)  # [768, h w]
     dc = [coefficients[256 * plane] / (Y_STRIDE * DC_SCALE[plane]) for plane in range(3)]
     energy = [0.5 * np.log(np.square(coefficients[band.reshape(-1)]).mean(0) + NOISE) for band in _bands()]

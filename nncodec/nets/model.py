@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nncodec import quadtree
 from nncodec.config import (
+    CODEC,
     GROUPS,
     PASSES,
     QUALITIES,
@@ -23,10 +24,14 @@ from nncodec.config import (
     Z_MAX,
     ModelConfig,
 )
+from nncodec.errors import InputError
 from nncodec.nets.blocks import QualityTable, channel_order, channel_scale, dct_basis, step_for_lmbda
 from nncodec.nets.means import MeanNet
 from nncodec.nets.scales import INDEX_UNIT, ScaleNet, gaussian_bits, magnitude
 from nncodec.nets.transforms import AnalysisTransform, HyperAnalysis, SynthesisTransform
+
+TRANSFORMS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {CODEC: (AnalysisTransform, SynthesisTransform)}
+"""g_a and g_s of each arch of `config.ARCHS`; made from a ModelConfig, called with (x or y_hat, quality)."""
 
 
 class Latents(NamedTuple):
@@ -73,11 +78,12 @@ class CodecNet(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.g_a = AnalysisTransform(config)
+        analysis, synthesis = TRANSFORMS[config.arch]
+        self.g_a = analysis(config)
         self.h_a = HyperAnalysis(config)
         self.mean_net = MeanNet(config)
         self.scale_net = ScaleNet(config)
-        self.g_s = SynthesisTransform(config)
+        self.g_s = synthesis(config)
         self.log_gain = QualityTable(config.knots, config.y_channels)
         self._start_from_theory()
 
@@ -95,6 +101,17 @@ class CodecNet(nn.Module):
             index = torch.from_numpy(std / step / SCALE_MIN).log() / per_index
             self.scale_net.index_bias.rows[knot] = index.clamp(0, SCALE_INDEX_MAX) / INDEX_UNIT
         self.scale_net.z_index.rows.fill_(math.log(1.0 / SCALE_MIN) / per_index / INDEX_UNIT)
+
+    @property
+    def linear_path(self) -> Tensor:
+        """Weight [768, N, 1, 1] of the linear path of g_s. Raises InputError where there is none."""
+        if self.config.arch != CODEC:
+            raise InputError(
+                f"weights of arch {self.config.arch} have no linear path, which previews, efforts above 1, --tune "
+                "and vectors of pictures are made with; take effort 0 or 1, the whole picture, or other weights"
+            )
+        weight: Tensor = self.g_s.linear.weight  # type: ignore[union-attr, assignment]
+        return weight
 
     def gain(self, quality: Tensor) -> Tensor:
         """Quantisation steps per natural unit, [B, N, 1, 1], for quality [B]."""

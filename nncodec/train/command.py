@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from nncodec.config import SIZES
+from nncodec.config import ARCHS, SIZES
 from nncodec.errors import InputError
 from nncodec.train import recipe as recipes
 from nncodec.train.recipe import Recipe
@@ -19,6 +19,9 @@ _OPTIONS: list[tuple[str, str, Any, str]] = [
     ("--val", "validation", click.Path(exists=True), "Validation pictures."),
     ("--val-share", "validation_share", float, "Without --val: keep this share of the data for validation."),
     ("--size", "size", click.Choice(sorted(SIZES)), "Widths and depths of the model."),
+    ("--arch", "arch", click.Choice(ARCHS), "Kind of transforms."),
+    ("--latents", "latents", click.IntRange(4), "Channels of y, a multiple of 4. [default: the size's own]"),
+    ("--width", "width", click.FloatRange(0, min_open=True), "Factor on the widths of the size."),
     ("--name", "name", str, "Name of the weights; the file is NAME.safetensors in the run folder."),
     ("--license", "license", str, "License of the weights, for their metadata."),
     ("--steps", "steps", click.IntRange(1), "Train for this many steps."),

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nncodec import weights
-from nncodec.config import QUALITIES, SIZES
+from nncodec.config import QUALITIES
 from nncodec.effort import prices, rounded
 from nncodec.errors import InputError
 from nncodec.freqs import Tables
@@ -86,7 +86,7 @@ class Trainer:
             torch.cuda.set_device(device)
         self.device, self.group = device, Group(device)
         torch.manual_seed(recipe.seed)
-        net = export.trainable(Path(recipe.init_from)) if recipe.init_from else CodecNet(SIZES[recipe.size])
+        net = export.trainable(Path(recipe.init_from)) if recipe.init_from else CodecNet(recipe.config)
         self.model = placed(net, device)
         self.tables: Tables | None = None
         self.stage, self.stage_begin = JOINT, 0.0

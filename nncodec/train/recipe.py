@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from nncodec.config import MS_SSIM, PSNR, QUALITIES
+from nncodec.config import CODEC, MS_SSIM, PSNR, QUALITIES, SIZES, ModelConfig
 from nncodec.errors import InputError
 
 OPTIMIZERS = {"adamw": 1e-3, "lion": 1e-4, "soap": 2e-3, "muon": 2e-3}
@@ -28,6 +28,8 @@ class Recipe:
 
     data, validation
         Folders of pictures or tar files of them; without `validation`, `validation_share` of the data.
+    arch, latents, width
+        Kind of g_a and g_s (`config.ARCHS`), channels of y (0: the size's own), factor on the widths of the size.
     seconds, steps
         The budget, one of the two. Everything anneals to zero inside it.
     clock
@@ -57,6 +59,9 @@ class Recipe:
     validation: str | None = None
     validation_share: float = 0.0
     size: str = "fast"
+    arch: str = CODEC
+    latents: int = 0
+    width: float = 1.0
     name: str = "mine"
     license: str = "unstated"
     seed: int = 0
@@ -117,6 +122,17 @@ class Recipe:
         for name in ("batch", "accumulate", "crop", "late_crop"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    @property
+    def config(self) -> ModelConfig:
+        """Shape of the model, where `init_from` does not decide it. Raises InputError."""
+        size = SIZES[self.size]
+        try:
+            widths = {f.name: getattr(size, f.name) for f in fields(size) if "width" in f.name}
+            widths = {n: max(8, 8 * round(value * self.width / 8)) for n, value in widths.items()}
+            return replace(size, arch=self.arch, y_channels=self.latents or size.y_channels, **widths)
+        except ValueError as error:
+            raise InputError(f"size {self.size}, arch, latents and width make no model: {error}") from None
 
     @property
     def rate(self) -> float:
