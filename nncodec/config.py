@@ -32,8 +32,11 @@ Z_MAX = 127
 MAGNITUDE_MAX = 15
 """The scale context sees min(|r|, MAGNITUDE_MAX)."""
 
-CODEC, *_ = ARCHS = ("codec",)
-"""Kinds of g_a and g_s: this codec's own."""
+CODEC, BASELINE, POOLING, ENHANCED, VARIATIONAL = ARCHS = ("codec", "baseline", "pooling", "enhanced", "variational")
+"""Kinds of g_a and g_s: this codec's own, and the classic ones of `nets.classic`."""
+
+_CLASSIC_REACH = {BASELINE: (15, 15), POOLING: (15, 15), ENHANCED: (71, 58), VARIATIONAL: (15, 15)}
+"""Receptive fields of g_a and g_s beyond their window, in pixels; of 'enhanced' those of its convolutions."""
 
 PSNR, MS_SSIM = TUNES = ("psnr", "ms-ssim")
 """What a model can be trained for and an encoder can count errors by."""
@@ -46,7 +49,8 @@ WIDTH_MAX, DEPTH_MAX = 4096, 64
 class ModelConfig:
     """Channel widths and depths of one model.
 
-    ``*8`` and ``*16`` name the stride a width or depth belongs to; `arch` is one of ARCHS.
+    ``*8`` and ``*16`` name the stride a width or depth belongs to; `arch` is one of ARCHS. The classic archs take
+    their widths from these and have depths of their own.
     """
 
     y_channels: int
@@ -94,14 +98,21 @@ class ModelConfig:
 
     @property
     def analysis_halo(self) -> int:
-        """Receptive field of g_a beyond its window, in pixels, a multiple of Y_STRIDE."""
+        """Receptive field of g_a beyond its window, in pixels, a multiple of Y_STRIDE.
+
+        Attention ('enhanced') sees all of the window and its halo, and nothing beyond.
+        """
         reach = 8 * self.encoder_depth8 + 16 * self.encoder_depth16
+        if self.arch in _CLASSIC_REACH:
+            reach, _ = _CLASSIC_REACH[self.arch]
         return math.ceil(reach / Y_STRIDE) * Y_STRIDE
 
     @property
     def synthesis_halo(self) -> int:
-        """Receptive field of g_s beyond its window, in pixels, a multiple of Y_STRIDE."""
+        """Receptive field of g_s beyond its window, in pixels, a multiple of Y_STRIDE; attention as in g_a."""
         reach = 16 * self.decoder_depth16 + 8 * self.decoder_depth8
+        if self.arch in _CLASSIC_REACH:
+            _, reach = _CLASSIC_REACH[self.arch]
         return math.ceil(reach / Y_STRIDE) * Y_STRIDE
 
     def to_dict(self) -> dict[str, int | float | str]:

@@ -9,29 +9,50 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nncodec import quadtree
 from nncodec.config import (
+    BASELINE,
     CODEC,
+    ENHANCED,
     GROUPS,
     PASSES,
+    POOLING,
     QUALITIES,
     SCALE_INDEX_MAX,
     SCALE_MAX,
     SCALE_MIN,
+    VARIATIONAL,
     Z_MAX,
     ModelConfig,
 )
 from nncodec.errors import InputError
 from nncodec.nets.blocks import QualityTable, channel_order, channel_scale, dct_basis, step_for_lmbda
+from nncodec.nets.classic import (
+    BaselineAnalysis,
+    BaselineSynthesis,
+    EnhancedAnalysis,
+    EnhancedSynthesis,
+    PoolingAnalysis,
+)
 from nncodec.nets.means import MeanNet
 from nncodec.nets.scales import INDEX_UNIT, ScaleNet, gaussian_bits, magnitude
 from nncodec.nets.transforms import AnalysisTransform, HyperAnalysis, SynthesisTransform
 
-TRANSFORMS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {CODEC: (AnalysisTransform, SynthesisTransform)}
+TRANSFORMS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
+    CODEC: (AnalysisTransform, SynthesisTransform),
+    BASELINE: (BaselineAnalysis, BaselineSynthesis),
+    POOLING: (PoolingAnalysis, BaselineSynthesis),
+    ENHANCED: (EnhancedAnalysis, EnhancedSynthesis),
+    VARIATIONAL: (BaselineAnalysis, BaselineSynthesis),
+}
 """g_a and g_s of each arch of `config.ARCHS`; made from a ModelConfig, called with (x or y_hat, quality)."""
+
+OTHER_SPREAD = 40.0
+"""Guess at the standard deviation, on the 255 scale, that a natural unit of y stands for without a DCT path."""
 
 
 class Latents(NamedTuple):
@@ -89,10 +110,16 @@ class CodecNet(nn.Module):
 
     @torch.no_grad()
     def _start_from_theory(self) -> None:
-        """Gains and scales such that the untrained model is a transform codec at every quality."""
-        _, std = dct_basis()
-        std = std[channel_order(self.config.y_channels)]
-        scale = channel_scale(std)
+        """Gains and scales such that the untrained model is a transform codec at every quality.
+
+        Without the DCT path, which alone knows its channels, all start as one of spread OTHER_SPREAD.
+        """
+        if self.config.arch == CODEC:
+            _, std = dct_basis()
+            std = std[channel_order(self.config.y_channels)]
+            scale = channel_scale(std)
+        else:
+            std = scale = np.full(self.config.y_channels, OTHER_SPREAD)
         per_index = math.log(SCALE_MAX / SCALE_MIN) / SCALE_INDEX_MAX
         for knot in range(self.config.knots):
             quality = 1 + knot * (QUALITIES - 1) / (self.config.knots - 1)
@@ -131,11 +158,34 @@ class CodecNet(nn.Module):
         return torch.where(index < 0.5, 0.0, gaussian_bits(rounded, index.round())).sum((1, 2, 3))
 
     def forward(self, x: Tensor, quality: Tensor, autocast: bool = False) -> TrainOutput:
-        """`latents`, then g_s."""
+        """`latents`, then g_s; a 'variational' model in training mode as `_variational` has it."""
+        if self.training and self.config.arch == VARIATIONAL:
+            return self._variational(x, quality, autocast)
         latents = self.latents(x, quality, autocast)
+        return TrainOutput(self._synthesis(latents.y_hat, quality, autocast), latents.y_bits, latents.z_bits)
+
+    def _variational(self, x: Tensor, quality: Tensor, autocast: bool) -> TrainOutput:
+        """As a variational autoencoder (Kingma and Welling 2014) of posterior N(y, sigma^2) and prior N(0, 1).
+
+        Sigma is that of the error of a quantizer with the gain's step. g_a and gains learn from the divergence of
+        the two, in bits, and from what g_s makes of a sample; the entropy model, beside them, from its own bits
+        of y. The bits returned are the latter's.
+        """
+        y = self._analysis(x, quality, autocast)
+        gain = self.gain(quality)
+        variance = 1 / (12 * gain.square())
+        divergence = (y.square() + variance - variance.log() - 1).sum((1, 2, 3)) / (2 * math.log(2))
+        x_hat = self._synthesis(y + variance.sqrt() * torch.randn_like(y), quality, autocast)
+        coded = self._coded(y.detach(), gain.detach(), quality, autocast)
+        return TrainOutput(x_hat, coded.y_bits + (divergence - divergence.detach()), coded.z_bits)
+
+    def _analysis(self, x: Tensor, quality: Tensor, autocast: bool) -> Tensor:
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=autocast):
-            x_hat = self.g_s(latents.y_hat, quality)
-        return TrainOutput(x_hat, latents.y_bits, latents.z_bits)
+            return self.g_a(x, quality)
+
+    def _synthesis(self, y_hat: Tensor, quality: Tensor, autocast: bool) -> Tensor:
+        with torch.autocast(y_hat.device.type, dtype=torch.bfloat16, enabled=autocast):
+            return self.g_s(y_hat, quality)
 
     def latents(self, x: Tensor, quality: Tensor, autocast: bool = False, choose: Chooser | None = None) -> Latents:
         """x [B, 3, H, W] f32 in [0, 1], H and W multiples of 64; quality [B] f32 in 1..100.
@@ -147,16 +197,20 @@ class CodecNet(nn.Module):
         skipped symbols included, or as `choose` says. With `autocast` the convolutions of the float
         networks run in bfloat16; quantisation, scales and likelihoods never.
         """
-        kind = x.device.type
+        return self._coded(self._analysis(x, quality, autocast), self.gain(quality), quality, autocast, choose)
+
+    def _coded(
+        self, y: Tensor, gain: Tensor, quality: Tensor, autocast: bool, choose: Chooser | None = None
+    ) -> Latents:
+        """`latents` of y [B, N, H/16, W/16] with `gain` steps a natural unit."""
+        kind = y.device.type
         with torch.autocast(kind, dtype=torch.bfloat16, enabled=autocast):
-            y = self.g_a(x, quality)
             z = self.h_a(y, quality)
         z_hat = ste_round(z.clamp(-Z_MAX, Z_MAX))
         z_bits = self._bits(z, z_hat, self.z_index(quality))
         with torch.autocast(kind, dtype=torch.bfloat16, enabled=autocast):
             mean_features = self.mean_net.features(z_hat)
         scale_features = self.scale_net.features(z_hat, quality)
-        gain = self.gain(quality)
         context = torch.zeros_like(y)
         magnitudes = torch.zeros_like(y)
         y_bits = torch.zeros_like(z_bits)

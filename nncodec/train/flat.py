@@ -1,4 +1,4 @@
-"""FlatParameters: all parameters of a network in one buffer, and all gradients in another.
+"""FlatParameters: all parameters and statistics of a network in one buffer, and all gradients in another.
 
 Norms, clipping, averaging over processes, moving averages and element-wise optimizers then take a
 handful of kernels instead of several for each of 300 tensors, and none of them waits for the device.
@@ -11,46 +11,53 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-MATRIX, VECTOR, LINEAR = "matrix", "vector", "linear"
+MATRIX, VECTOR, LINEAR, STATISTIC = KINDS = ("matrix", "vector", "linear", "statistic")
 
 
 def kind_of(name: str, parameter: Tensor) -> str:
-    """How optimizers treat a parameter: MATRIX (1x1 convolution), LINEAR (the DCT path) or VECTOR (the rest)."""
+    """How optimizers treat a parameter: MATRIX, LINEAR (the DCT path) or VECTOR (the rest).
+
+    MATRIX are 1x1 convolutions, and of g_a and g_s all that mix channels: a k x k kernel is [out, in k k].
+    """
     if ".linear." in name:
         return LINEAR
-    matrix = parameter.dim() == 4 and parameter.shape[2:] == (1, 1) and min(parameter.shape[:2]) > 1
+    mixes = parameter.dim() == 4 and min(parameter.shape[:2]) > 1
+    matrix = mixes and (parameter.shape[2:] == (1, 1) or name.startswith(("g_a.", "g_s.")))
     return MATRIX if matrix else VECTOR
 
 
 class FlatParameters:
     """Parameters that require a gradient, moved into `values`, with `gradients` beside them.
 
-    Of the order MATRIX, VECTOR, LINEAR, so that each kind is one slice. The module's parameters become
-    views; `values`, `gradients` and `average` are f32 [total].
+    Of the order of KINDS, so that each kind is one slice. The last, STATISTIC, are the module's buffers (those of batch
+    norm): no optimizer sees them, but whoever averages the weights averages what they were normalized by. The module's
+    tensors become views; `values`, `gradients` and `average` are f32 [total].
     """
 
     def __init__(self, module: nn.Module) -> None:
-        named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
-        order = {MATRIX: 0, VECTOR: 1, LINEAR: 2}
-        named.sort(key=lambda item: order[kind_of(*item)])
+        parameters = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+        parameters.sort(key=lambda item: KINDS.index(kind_of(*item)))
+        statistics = list(module.named_buffers())
+        named: list[tuple[str, Tensor]] = [*parameters, *statistics]
+        self.kinds = [kind_of(n, p) for n, p in parameters] + [STATISTIC] * len(statistics)
         self.names = [n for n, _ in named]
         self.shapes = [p.shape for _, p in named]
-        self.kinds = [kind_of(n, p) for n, p in named]
         ends = torch.tensor([p.numel() for _, p in named]).cumsum(0).tolist()
         self.slices = [slice(end - p.numel(), end) for end, (_, p) in zip(ends, named, strict=True)]
         first = named[0][1]
         self.values = torch.empty(ends[-1], device=first.device)
         self.gradients = torch.zeros_like(self.values)
         with torch.no_grad():
-            for (_, parameter), at in zip(named, self.slices, strict=True):
-                view = self.values[at].view(parameter.shape)
-                view.copy_(parameter)
-                parameter.data = view
-                parameter.grad = self.gradients[at].view(parameter.shape)
+            for (_, tensor), at, kind in zip(named, self.slices, self.kinds, strict=True):
+                view = self.values[at].view(tensor.shape)
+                view.copy_(tensor)
+                tensor.data = view
+                if kind != STATISTIC:
+                    tensor.grad = self.gradients[at].view(tensor.shape)
         self.average = self.values.clone()
 
     def of_kind(self, kind: str) -> slice | None:
-        """The part of the buffers that holds parameters of `kind`."""
+        """The part of the buffers that holds what is of `kind`."""
         at = [s for s, k in zip(self.slices, self.kinds, strict=True) if k == kind]
         return slice(at[0].start, at[-1].stop) if at else None
 
@@ -61,9 +68,9 @@ class FlatParameters:
         return parameter
 
     def matrices(self) -> list[nn.Parameter]:
-        """Each MATRIX as [out, in]."""
+        """Each MATRIX as [out, in] or [out, in k k]."""
         found = zip(self.slices, self.shapes, self.kinds, strict=True)
-        return [self.leaf(at, (shape[0], shape[1])) for at, shape, kind in found if kind == MATRIX]
+        return [self.leaf(at, (shape[0], shape[1:].numel())) for at, shape, kind in found if kind == MATRIX]
 
     @torch.no_grad()
     def limit_gradients(self, clip: float) -> tuple[Tensor, Tensor]:

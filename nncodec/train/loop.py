@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nncodec import weights
-from nncodec.config import QUALITIES
+from nncodec.config import ENHANCED, QUALITIES
 from nncodec.effort import prices, rounded
 from nncodec.errors import InputError
 from nncodec.freqs import Tables
 from nncodec.nets.model import CodecNet, placed
 from nncodec.train import export, losses, optimizers
 from nncodec.train.data import Crops, PictureStore
-from nncodec.train.flat import FlatParameters
+from nncodec.train.flat import STATISTIC, FlatParameters
 from nncodec.train.recipe import Recipe
 
 LOSS_BINS = 20
@@ -75,6 +75,15 @@ class Group:
             dist.destroy_process_group()
 
 
+def _set_dropout(net: CodecNet, share: float) -> None:
+    """Raises InputError where the arch has no dropout."""
+    layers = [module for module in net.modules() if isinstance(module, torch.nn.Dropout2d)]
+    if not layers:
+        raise InputError(f"arch {net.config.arch} has no dropout; take --arch {ENHANCED} or leave --dropout out")
+    for layer in layers:
+        layer.p = share
+
+
 class Trainer:
     """Model, moving average, optimizer, random numbers and counters of one run."""
 
@@ -87,6 +96,8 @@ class Trainer:
         self.device, self.group = device, Group(device)
         torch.manual_seed(recipe.seed)
         net = export.trainable(Path(recipe.init_from)) if recipe.init_from else CodecNet(recipe.config)
+        if recipe.dropout:
+            _set_dropout(net, recipe.dropout)
         self.model = placed(net, device)
         self.tables: Tables | None = None
         self.stage, self.stage_begin = JOINT, 0.0
@@ -274,6 +285,9 @@ class Trainer:
     def next_stage(self, store: PictureStore) -> None:
         """After the joint stage: average taken over, tables fitted, decoder stage begun; after that: done."""
         with torch.no_grad():
+            statistics = self.flat.of_kind(STATISTIC)
+            if statistics is not None and self.group.size > 1:  # each process has normalized crops of its own
+                self.group.sum(self.flat.average[statistics].div_(self.group.size))
             self.flat.values.copy_(self.flat.average)
         if self.stage == JOINT:
             seconds = self.recipe.seconds and FIT_SHARE * self.recipe.seconds

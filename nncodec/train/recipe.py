@@ -51,6 +51,8 @@ class Recipe:
         Divide each crop's loss by the running mean loss of its quality.
     loss
         Distortion: 'mse', 'l1', 'ms-ssim' or 'mix' (MS-SSIM with a tenth of the MSE).
+    dropout
+        Share of the channels inside residual blocks that a step leaves out (arch 'enhanced').
     patience
         Stop when so many validations in a row brought nothing better (0: never).
     """
@@ -86,6 +88,7 @@ class Recipe:
     fit_pictures: int = 32
     loss: str = "mse"
     balance: bool = True
+    dropout: float = 0.0
     clip: float = 1.0
     ema: float = 0.9995
     patience: int = 0
@@ -119,6 +122,8 @@ class Recipe:
         for name in ("constant_until", "late_from", "fixed_until", "decoder_share", "validation_share", "downscaled"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must lie in 0..1")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
         for name in ("batch", "accumulate", "crop", "late_crop"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
