@@ -41,18 +41,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 QUALITIES = (5, 20, 40, 60, 80, 95)
-SHOWN, SHOWN_BPP, SIDE = 5, 0.5, 128
+SHOWN, SHOWN_BPP, SIDE = 5, 0.5, 112
 """Which validation picture is shown, at how many bits a pixel at most, and how many pixels a side of it."""
 DIFFERENCE = 8
 """Differences are shown so many times as large."""
-CHECKS = 8
+CHECKS = 6
 """Validations of a run."""
 BEGIN, END = "<!-- classic:begin -->", "<!-- classic:end -->"
-COLORS = ("#d6336c", "#1864ab", "#0b7285", "#2b8a3e", "#e8590c", "#7048e8", "#868e96")
+COLORS = ("#d6336c", "#1864ab", "#f08c00", "#2b8a3e", "#8ce99a", "#7048e8", "#868e96")
 CAPTIONS = {
     "rd": "PSNR over rate, means over all validation pictures, whole files. JPEG is Pillow's, 4:2:0.",
     "curves": "Left, the training loss: each crop's bpp + lambda distortion over the running mean of its quality, "
-    "smoothed; the stage of the decoder alone has a loss of its own. Right, the validation score: the geometric mean "
+    "means of 50 steps; the stage of the decoder alone has a loss of its own. Right, the validation score: the geometric mean "
     "over seven qualities of bpp + lambda MSE, on one scale for all.",
     "grid": f"One validation picture, the largest file of at most {SHOWN_BPP:g} bpp. Below each reconstruction the "
     f"mean absolute difference from the original, times {DIFFERENCE}.",
@@ -240,16 +240,15 @@ def curves(rows: dict[str, dict[str, Any]], folder: Path) -> Figure:
     figure, (left, right) = canvas(2)
     for row, style in drawn(rows):
         train, checks = watch.read(folder / row["name"] / "log.jsonl")
-        loss = plots._smoothed(np.array([r["loss"] for r in train]))
-        left.plot([r["elapsed"] / 60 for r in train], loss, **style)
+        left.plot([r["elapsed"] / 60 for r in train], [r["loss"] for r in train], **style)
         right.plot([r["elapsed"] / 60 for r in checks], [r["score"] for r in checks], "o-", markersize=3.5, **style)
     left.set_title("training loss", fontsize=11)
     right.set_title("validation score", fontsize=11)
-    right.set_yscale("log")
-    right.yaxis.set_major_formatter("{x:g}")
-    right.yaxis.set_minor_formatter("{x:g}")
     right.legend(frameon=False, fontsize=9)
     for axis in (left, right):
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}")
         axis.set_xlabel("minutes of CPU time")
     return figure
 
@@ -268,7 +267,7 @@ def sheet(lines: list[list[tuple[str, metrics.Pixels | None]]]) -> Image.Image:
     for i, line in enumerate(lines):
         for j, (text, pixels) in enumerate(line):
             at = j * (SIDE + gap), i * (SIDE + label)
-            pen.multiline_text((at[0], at[1] + label - 2), text, "black", font, anchor="ld", spacing=1)
+            pen.multiline_text((at[0] + 1, at[1] + label - 2), text, "black", font, anchor="ld", spacing=1)
             if pixels is not None:
                 page.paste(Image.fromarray(pixels), (at[0], at[1] + label))
     return page

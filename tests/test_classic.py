@@ -82,10 +82,10 @@ def net_of(arch: str, config: ModelConfig = TINY) -> CodecNet:
 # Networks
 
 
-@pytest.mark.parametrize("arch", [BASELINE, ENHANCED])
-def test_decoders_cost_about_what_the_codecs_own_does(arch: str) -> None:
-    own, other = kmac_per_pixel(FAST)["g_s"], kmac_per_pixel(replace(FAST, arch=arch))["g_s"]
-    assert 0.5 * own < other < 2 * own
+def test_decoders_cost_about_what_the_codecs_own_does() -> None:
+    own = kmac_per_pixel(FAST)["g_s"]
+    for arch in (BASELINE, ENHANCED):  # pooling and variational have that of baseline
+        assert 0.5 * own < kmac_per_pixel(replace(FAST, arch=arch))["g_s"] < 2 * own, arch
 
 
 @pytest.mark.parametrize("arch", CLASSIC)
@@ -139,10 +139,9 @@ def test_every_parameter_learns() -> None:
                     module.project.weight.normal_(0, 0.1)
             for head in net.mean_net.heads:
                 head.weight.normal_(0, 0.02)
-        x = torch.rand(2, 3, 64, 128)
-        for quality in torch.linspace(1, 100, 12):
-            out = net(x, quality.expand(2))
-            (out.y_bits.mean() / 8192 + 100 * (out.x_hat - x).square().mean() + out.z_bits.mean() / 8192).backward()
+        x = torch.rand(12, 3, 64, 64)
+        out = net(x, torch.linspace(1, 100, 12))
+        (out.y_bits.mean() / 4096 + 100 * (out.x_hat - x).square().mean() + out.z_bits.mean() / 4096).backward()
         idle = {n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
         assert {n for n in idle if n.startswith(("g_a.", "g_s.", "log_gain."))} == set(), arch
 
