@@ -109,7 +109,9 @@ class _Session:
         self.trainer, self.recipe, self.data, self.crops = trainer, trainer.recipe, data, crops
         self.rank0 = trainer.group.rank == 0
         self.log = Log(trainer.folder, quiet=not self.rank0)
-        self.validator = Validator(validation, trainer.device) if validation and self.rank0 else None
+        self.validator = (
+            Validator(validation, trainer.device, noise=trainer.noise) if validation and self.rank0 else None
+        )
         self.jpeg = plots.jpeg_points(self.validator.crops) if self.validator else []
         self.scores: list[float] = []
         self.saved = self.checked = 0.0
