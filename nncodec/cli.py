@@ -33,6 +33,7 @@ _LAZY = {
     "embed": "nncodec.analysis.command",
     "similar": "nncodec.analysis.command",
     "train": "nncodec.train.command",
+    "tune": "nncodec.train.tune",
     "export": "nncodec.train.command",
     "info": "nncodec.facts",
     "models": "nncodec.facts",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -666,3 +667,58 @@ def test_half_a_model_needs_weights_to_begin_with(recipe: Recipe) -> None:
         replace(recipe, encoder_only=True)
     with pytest.raises(InputError, match="nothing to train"):
         replace(recipe, encoder_only=True, decoder_only=True, init_from="x.safetensors")
+
+
+# Tuning
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory, photo: np.ndarray) -> Path:
+    folder = tmp_path_factory.mktemp("large")
+    for i in range(4):
+        Image.fromarray(np.roll(photo, 50 * i, axis=1)).resize((320, 288)).save(folder / f"{i}.png")
+    return folder
+
+
+def test_tune_goes_on_where_it_was(large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("optuna")
+    study = tmp_path / "study"
+    command = ["tune", str(large), "-o", str(study), "--val-share", "0.3", "--size", "tiny", "--time-limit", "2s"]
+    first = CliRunner().invoke(main, [*command, "--trials", "2"])
+    assert first.exit_code == 0, first.output
+    assert first.stdout.splitlines()[0].startswith("1/2  latents 32  width 1.00  lr 2.00e-03  score ")
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nncodec.train.run.run", interrupted)
+        assert CliRunner().invoke(main, [*command, "--trials", "3"]).exit_code == 130
+    second = CliRunner().invoke(main, [*command, "--trials", "3"])
+    assert second.exit_code == 0, second.output
+    assert [line.split()[0] for line in second.stdout.splitlines()] == ["3/3", "best:"]
+    with (study / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["state"] for row in rows] == ["complete", "complete", "fail", "complete"]
+    assert rows[2]["learning_rate"] == rows[3]["learning_rate"]  # what was interrupted is done first
+    assert len({row["learning_rate"] for row in rows}) == 3
+    best = min((row for row in rows if row["score"]), key=lambda row: float(row["score"]))
+    assert f"score {float(best['score']):.4f}" in second.stdout
+    recipe = Recipe(**recipes.read(study / "best.toml"))
+    assert recipe.config.y_channels == int(best["latents"])
+    assert recipe.learning_rate == float(best["learning_rate"])
+    _, validation = watch.read(study / f"trial-{int(best['trial']):03d}" / "log.jsonl")
+    assert validation[-1]["score"] == float(best["score"])
+    with Image.open(study / "study.png") as figure:
+        figure.verify()
+    other = CliRunner().invoke(main, [*command[:-1], "3s", "--trials", "4"])
+    assert other.exit_code == 1
+    assert "another recipe" in other.output
+
+
+def test_tune_refuses_what_leaves_no_model(large: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    command = ["tune", str(large), "-o", str(tmp_path / "s"), "--val-share", "0.3", "--size", "tiny", "--time-limit"]
+    result = CliRunner().invoke(main, [*command, "2s", "--trials", "1", "--max-kmac", "0.001"])
+    assert result.exit_code == 1
+    assert "more than 0.001 kMAC" in result.output

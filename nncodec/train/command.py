@@ -112,7 +112,7 @@ def train(
         config = output / "recipe.toml"
     values = recipes.read(config) if config else {}
     if time_limit:
-        given["seconds"] = _seconds(time_limit)
+        given["seconds"] = seconds(time_limit)
     if "seconds" in given and "steps" in given:
         raise click.UsageError("give either --time-limit or --steps")
     if "seconds" in given:
@@ -176,7 +176,8 @@ def export(
     click.echo(f"{output}  {output.stat().st_size} B  model {identity.hex()}")
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """Seconds of '90s', '10m' or '8h'. Raises click.UsageError."""
     unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:], 0.0)
     try:
         value = float(text[:-1]) * unit
