@@ -212,7 +212,7 @@ def _draw(rows: list[dict[str, Any]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(1, 5, figsize=(15, 3.2), sharey=True, layout="constrained")
     scores = [row["score"] for row in rows]
@@ -228,5 +228,8 @@ def _draw(rows: list[dict[str, Any]], path: Path) -> None:
     axes[0].set_ylabel("validation score (lower is better)")
     axes[0].legend(fontsize=8)
     axes[3].set_xscale("log")
+    axes[3].xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes[3].xaxis.set_major_formatter(ticker.FormatStrFormatter("%.0e"))
+    axes[3].xaxis.set_minor_locator(ticker.NullLocator())
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
