@@ -3,7 +3,8 @@
     python benchmarks/denoise.py PICTURES... [--sigma 15 25 50] [--json OUT.json] [--figure OUT.png] [--rivals 24]
 
 White Gaussian noise of each sigma is added to every picture (one seed a picture), rounded and clipped to 8 bits. Needs
-scikit-image (non-local means) and, for BM3D, the package bm3d, whose licence allows non-commercial use. Rivals are told sigma, nncodec is not; they are run on the first --rivals pictures. --no-bm3d leaves BM3D out: it takes minutes a picture.
+scikit-image (non-local means) and, for BM3D, the package bm3d, whose licence allows non-commercial use. Rivals are told
+sigma, nncodec is not; they are run on the first --rivals pictures. BM3D takes minutes a picture; --no-bm3d leaves it out.
 """
 
 from __future__ import annotations
