@@ -4,7 +4,7 @@
 
 White Gaussian noise of each sigma is added to every picture (one seed a picture), rounded and clipped to 8 bits. Needs
 scikit-image (non-local means) and, for BM3D, the package bm3d, whose licence allows non-commercial use. Rivals are told
-sigma, nncodec is not; they are run on the first --rivals pictures. BM3D takes minutes a picture; --no-bm3d leaves it out.
+sigma, nncodec is not; they are run on the first --rivals pictures. BM3D takes minutes a picture; --no-bm3d: without.
 """
 
 from __future__ import annotations
