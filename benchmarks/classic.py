@@ -52,8 +52,8 @@ COLORS = ("#d6336c", "#1864ab", "#f08c00", "#2b8a3e", "#8ce99a", "#7048e8", "#86
 CAPTIONS = {
     "rd": "PSNR over rate, means over all validation pictures, whole files. JPEG is Pillow's, 4:2:0.",
     "curves": "Left, the training loss: each crop's bpp + lambda distortion over the running mean of its quality, "
-    "means of 50 steps; the stage of the decoder alone has a loss of its own. Right, the validation score: the geometric mean "
-    "over seven qualities of bpp + lambda MSE, on one scale for all.",
+    "means of 50 steps; the stage of the decoder alone has a loss of its own. Right, the validation score: the "
+    "geometric mean over seven qualities of bpp + lambda MSE, on one scale for all.",
     "grid": f"One validation picture, the largest file of at most {SHOWN_BPP:g} bpp. Below each reconstruction the "
     f"mean absolute difference from the original, times {DIFFERENCE}.",
     "progress": "One validation crop at quality 35 as training goes on: minutes of CPU time.",

@@ -25,7 +25,7 @@ from nncodec.errors import (
 )
 
 if TYPE_CHECKING:
-    from nncodec.codec import compress, decompress
+    from nncodec.codec import compress, decompress, denoise
     from nncodec.picture import Picture, read
 
 __version__ = "0.1.0"
@@ -46,12 +46,13 @@ __all__ = [
     "__version__",
     "compress",
     "decompress",
+    "denoise",
     "read",
 ]
 
 
 def __getattr__(name: str) -> Any:  # PEP 562: torch and Pillow load on first use
-    if name in ("compress", "decompress"):
+    if name in ("compress", "decompress", "denoise"):
         from nncodec import codec
 
         return getattr(codec, name)

@@ -1,4 +1,4 @@
-"""The command line: nncodec compress, decompress, info, verify, models, and those of other packages (`_LAZY`).
+"""The command line: nncodec compress, decompress, denoise, and the commands of other modules (`_LAZY`).
 
 One result line a file on stdout, progress and errors on stderr. Exit status 0: all well; 1: an input
 failed, the rest went on; 2: usage; 130: interrupted. torch loads only where a network runs.
@@ -6,20 +6,18 @@ failed, the rest went on; 2: usage; 130: interrupted. torch loads only where a n
 
 from __future__ import annotations
 
-import json
 import os
-import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from nncodec import __version__, container, options
-from nncodec.batch import spaced
-from nncodec.config import QUALITIES, SIZES, TUNES
+from nncodec import __version__, container, options, weights
+from nncodec.config import QUALITIES, TUNES
 from nncodec.errors import CorruptError, InputError, NncodecError
+from nncodec.inputs import named, read_bytes, read_stdin, shortened
 from nncodec.options import PICTURE, Command, Files, files, option
 
 if TYPE_CHECKING:
@@ -35,7 +33,11 @@ _LAZY = {
     "embed": "nncodec.analysis.command",
     "similar": "nncodec.analysis.command",
     "train": "nncodec.train.command",
+    "tune": "nncodec.train.tune",
     "export": "nncodec.train.command",
+    "info": "nncodec.facts",
+    "models": "nncodec.facts",
+    "verify": "nncodec.facts",
 }
 
 
@@ -114,6 +116,8 @@ cat photo.png | nncodec compress - > photo.aec""",
         help="What errors are counted by. [default: what the model was trained for]")  # fmt: skip
 @option("-m", "--model", section=PICTURE, metavar="NAME",
         help="Installed weights or a .safetensors file. [default: fast; for ms-ssim fast-ssim]")  # fmt: skip
+@option("--denoise", section=PICTURE, is_flag=True,
+        help="Leave white noise out: the file holds the clean picture.")  # fmt: skip
 @option("--strip", section=PICTURE, metavar="LIST", default="",
         help="Leave out icc, exif, xmp (with commas between) or all.")  # fmt: skip
 @_max_pixels
@@ -130,6 +134,7 @@ def compress(
     effort: int,
     tune: str | None,
     model: str | None,
+    denoise: bool,
     verify: bool,
     strip: str,
     max_pixels: int,
@@ -148,6 +153,8 @@ def compress(
     targets = (target_size, target_bpp, target_psnr, target_ssim)
     if sum(option is not None for option in (quality, *targets)) > 1:
         raise click.UsageError("give only one of --quality and the --target options")
+    if denoise and (target_psnr or target_ssim or verify):
+        raise click.UsageError("--denoise goes without --target-psnr, --target-ssim and --verify: the input is noisy")
     size = _bytes(target_size) if target_size else None
     if not any(targets):
         quality = quality or 50
@@ -155,7 +162,9 @@ def compress(
     from nncodec import codec, picture, rate, rows  # after all that usage errors need: torch takes seconds
 
     options.set_threads(threads, files.jobs)
-    loaded = codec.load_model(model, device, tune=tune)
+    loaded = codec.load_model(model or (weights.DENOISE if denoise else None), device, tune=tune)
+    if denoise and not loaded.noise:
+        raise InputError(f"weights {model} were not trained to remove noise; leave -m out")
 
     left_out = picture.to_strip(part.strip().lower() for part in strip.split(",") if part.strip())
 
@@ -179,14 +188,14 @@ def compress(
         return rate.to_size(known, limit, loaded, effort, tune, progress).data
 
     def one(job: Job, file: IO[bytes], progress: run.Progress) -> run.Facts:
-        with rows.opened(_read_stdin() if job.source == jobs.DASH else job.source, max_pixels) as image:
+        with rows.opened(read_stdin() if job.source == jobs.DASH else job.source, max_pixels) as image:
             of = picture.stripped(image.outline, left_out)
             # Several tries and a comparison want the picture whole; otherwise it passes through in bands.
             whole = verify or quality is None
             known = rows.gathered(of, [image.rows(0, of.height)]) if whole else None
-            data = _named(job.source, lambda: encode(image, known, progress))
+            data = named(job.source, lambda: encode(image, known, progress))
         file.write(data)
-        psnr = _named(job.source, lambda: rate.measured_psnr(file, known, loaded)) if verify and known else None
+        psnr = named(job.source, lambda: rate.measured_psnr(file, known, loaded)) if verify and known else None
         return run.Facts(of.width, of.height, len(data), psnr, remarks=tuple(image.remarks))
 
     settings: Settings = {
@@ -199,6 +208,7 @@ def compress(
         "target_psnr": target_psnr,
         "target_ssim": target_ssim,
         "strip": ",".join(sorted(left_out)) or None,
+        "denoise": denoise or None,
     }
     _run(files, plan, one, {name: value for name, value in settings.items() if value is not None})
 
@@ -258,11 +268,11 @@ def decompress(
             return run.Facts(image.width, image.height, len(data))
         lost = sum(damage.area is not None for damage in image.damage)
         error = f"{job.source}: damaged, {lost} tiles lost; what is intact was written to {job.target}"
-        remarks = _shortened(image.damage_report())
+        remarks = shortened(image.damage_report())
         return run.Facts(image.width, image.height, len(data), remarks=remarks, error=error)
 
     def one(job: Job, file: IO[bytes], progress: run.Progress) -> run.Facts:
-        data = _read_bytes(job.source)
+        data = read_bytes(job.source)
         try:
             return decode(job, file, data, progress)
         except CorruptError as error:
@@ -277,6 +287,43 @@ def decompress(
         "partial": partial or None,
     }
     _run(files, plan, one, {name: value for name, value in settings.items() if value is not None})
+
+
+@main.command(
+    cls=Command,
+    examples="""\
+nncodec denoise night.png                         night-denoised.png beside it
+nncodec denoise -r photos/ -o clean/ -j 2         a whole tree
+nncodec compress night.png --denoise              a file that holds the clean picture""",
+)
+@files
+@option("-m", "--model", section=PICTURE, metavar="NAME", default=weights.DENOISE,
+        help="Weights that were trained with noise, or a .safetensors file. [default: denoise]")  # fmt: skip
+@_max_pixels
+@options.device
+@options.threads
+def denoise(files: Files, model: str, max_pixels: int, device: str | None, threads: int | None) -> None:
+    """Take white noise off pictures (.png unless -o says otherwise).
+
+    INPUTS are pictures, patterns such as 'a*.png', folders (with -r), or - for stdin. photo.png becomes
+    photo-denoised.png beside it unless -o names another file or a folder. Exit status as for compress.
+    """
+    from nncodec.batch import jobs, run
+
+    plan = _plan(files, "-denoised.png", jobs.PICTURES)
+    from nncodec import codec, denoising, rows  # after all that usage errors need: torch takes seconds
+
+    options.set_threads(threads, files.jobs)
+    loaded = codec.load_model(model, device)
+
+    def one(job: Job, file: IO[bytes], progress: run.Progress) -> run.Facts:
+        suffix = ".png" if job.target == jobs.DASH else job.target.suffix
+        with rows.opened(read_stdin() if job.source == jobs.DASH else job.source, max_pixels) as image:
+            of = image.outline
+            named(job.source, lambda: rows.save(file, suffix, of, denoising.bands(loaded, image, progress)))
+        return run.Facts(of.width, of.height, file.tell(), remarks=tuple(image.remarks))
+
+    _run(files, plan, one, {"model": model, "denoise": True})
 
 
 def _plan(files: Files, suffix: str, wanted: Collection[str]) -> Plan:
@@ -322,104 +369,6 @@ def _run(files: Files, plan: Plan, work: Work, settings: Settings) -> None:
         context.exit(1)
 
 
-@main.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a file.")
-def info(files: tuple[Path, ...], as_json: bool) -> None:
-    """Say what .aec files hold, from their headers alone."""
-    from nncodec import weights
-
-    names = {d.id: d.name for d in weights.descriptions()}
-
-    def one(path: Path) -> str:
-        data = _read_bytes(path)
-        header, entries = _named(path, lambda: container.parse_header(data, container.SIDE_MAX**2))
-        facts: dict[str, Any] = {
-            "file": str(path),
-            "version": container.VERSION,
-            "width": header.width,
-            "height": header.height,
-            "color": header.color.name.lower(),
-            "bit_depth": header.bit_depth,
-            "quality": header.quality,
-            "model": header.model_id.hex(),
-            "model_name": names.get(header.model_id),
-            "tile": 1 << header.tile_log2,
-            "tiles": header.tiles,
-            "bytes": len(data),
-            "bpp": 8 * len(data) / (header.width * header.height),
-            "sections": [
-                {
-                    "name": container.section_name(entries, i),
-                    "offset": e.offset,
-                    "bytes": e.length,
-                    "crc32": f"{e.crc:08x}",
-                }
-                for i, e in enumerate(entries)
-            ],
-        }
-        if as_json:
-            return json.dumps(facts)
-        kinds = dict.fromkeys(s["name"].split()[0] for s in facts["sections"])
-        extras = [name for name in kinds if name != "tile"]
-        known = facts["model_name"] or "not installed"
-        return "\n".join(
-            [
-                f"{path}",
-                f"  picture   {header.width}x{header.height} {facts['color']}, {header.bit_depth} bits a sample",
-                f"  quality   {header.quality}",
-                f"  size      {spaced(len(data))} B, {facts['bpp']:.3f} bpp",
-                f"  model     {facts['model']} ({known})",
-                f"  tiles     {header.tiles} of {facts['tile']}x{facts['tile']}",
-                f"  carries   {', '.join(extras) if extras else 'nothing besides pixels'}",
-            ]
-        )
-
-    _all(files, one)
-
-
-@main.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
-def verify(files: tuple[Path, ...]) -> None:
-    """Check every CRC of .aec files without decoding them."""
-
-    def one(path: Path) -> str:
-        data = _read_bytes(path)
-        _, entries = _named(path, lambda: container.parse_header(data, container.SIDE_MAX**2))
-        damaged = []
-        for i in range(len(entries)):
-            try:
-                container.payload(data, entries, i)
-            except NncodecError as error:
-                damaged.append(str(error))
-        if damaged:
-            raise InputError(f"{path}: " + "; ".join(_shortened(damaged)))
-        return f"{path}: ok, {len(entries)} sections, {spaced(len(data))} B"
-
-    _all(files, one)
-
-
-@main.command()
-@click.option("--kmac", is_flag=True, help="Count multiply-accumulates a pixel of each part (loads torch).")
-def models(kmac: bool) -> None:
-    """List the installed weights."""
-    from nncodec import weights
-
-    found = weights.descriptions()
-    for d in found:
-        click.echo(f"{d.name:9} {d.id.hex()}  {d.tune:7}  {spaced(d.path.stat().st_size)} B  {d.path}")
-    if not found:
-        raise InputError("no weights are installed; set NNCODEC_WEIGHTS to a folder that has some")
-    if kmac:
-        from nncodec.nets.complexity import kmac_per_pixel
-
-        configs = {d.name: d.config for d in found} | {n: c for n, c in SIZES.items() if n != "tiny"}
-        click.echo("\nkMAC/pixel")
-        for name, config in configs.items():
-            parts = kmac_per_pixel(config)
-            click.echo(f"{name:8} " + "  ".join(f"{part} {value:.2f}" for part, value in parts.items()))
-
-
 def _bytes(text: str) -> int:
     unit = {"k": 1000, "M": 1_000_000}.get(text[-1:], 1)
     try:
@@ -429,49 +378,3 @@ def _bytes(text: str) -> int:
     if value <= 0:
         raise click.UsageError(f"--target-size {text!r}: write 50000, 200k or 1.5M")
     return value
-
-
-def _is_dash(path: Path) -> bool:
-    return str(path) == "-"
-
-
-def _read_stdin() -> bytes:
-    return sys.stdin.buffer.read()
-
-
-def _read_bytes(path: Path) -> bytes:
-    if _is_dash(path):
-        return _read_stdin()
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _named(path: Path, action: Callable[[], T]) -> T:
-    """Run `action`; its errors gain the file's name and keep their type."""
-    try:
-        return action()
-    except NncodecError as error:
-        raise type(error)(f"{path}: {error}") from None
-
-
-def _shortened(lines: Sequence[str], most: int = 8) -> tuple[str, ...]:
-    """Not more lines than fit a screen."""
-    more = (f"and {len(lines) - most} more",) if len(lines) > most else ()
-    return (*lines[:most], *more)
-
-
-def _all(files: tuple[Path, ...], one: Callable[[Path], str]) -> None:
-    """Print `one` of every file; a failing file does not stop the rest, the exit status says so."""
-    failed = False
-    for path in files:
-        try:
-            print(one(path), flush=True)
-        except NncodecError as error:
-            if click.get_current_context().find_root().params.get("debug"):
-                raise
-            failed = True
-            click.echo(f"nncodec: error: {error}", err=True)
-    if failed:
-        click.get_current_context().exit(1)

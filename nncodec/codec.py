@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nncodec import container, decoding, encoding, picture, rows, weights
+from nncodec import container, decoding, denoising, encoding, picture, rows, weights
 from nncodec.config import QUALITIES, TUNES
 from nncodec.container import Color, Entry, Header, Section, SectionType
 from nncodec.decoding import WINDOW, Payloads, Progress, decode_symbols, tiles
@@ -34,6 +34,7 @@ __all__ = [
     "decode_symbols",
     "decompress",
     "decompress_to",
+    "denoise",
     "load_model",
     "tiles",
 ]
@@ -163,6 +164,32 @@ def compress(
             return container.pack(header, sections)
         except ValueError as error:
             raise InputError(str(error)) from None
+
+
+def denoise(
+    image: Image_ | Rows,
+    model: str | Model = weights.DENOISE,
+    *,
+    max_pixels: int = container.PIXELS_MAX,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> Picture:
+    """The picture without its noise: white Gaussian noise of up to the deviation the weights were trained with.
+
+    image, max_pixels, device
+        As for `compress`.
+    model
+        Name or path of weights that were trained with noise, or a loaded Model.
+    progress
+        Called with (windows done, windows in all).
+
+    Raises
+    ------
+    InputError, ModelError
+    """
+    with _rows_of(image, max_pixels) as source:
+        loaded = model if isinstance(model, Model) else load_model(model, device)
+        return rows.gathered(source.outline, denoising.bands(loaded, source, progress))
 
 
 def decompress(

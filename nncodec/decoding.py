@@ -262,7 +262,7 @@ def bands(
         for core in row:
             part = tiling.common(core, band)
             where = tiling.inside(part, band)
-            levels = _synthesize(model, held.latents(outers[core]), header, core, outers[core])
+            levels = synthesize(model, held.latents(outers[core]), header, core, outers[core])
             color[where] = levels[tiling.inside(part, core)]
             if transparency is not None:
                 transparency[where] = held.alpha(part)
@@ -270,7 +270,7 @@ def bands(
         yield Picture(color, transparency)
 
 
-def _synthesize(model: Model, y_hat: Tensor, header: Header, core: Rect, outer: Rect) -> Levels:
+def synthesize(model: Model, y_hat: Tensor, header: Header, core: Rect, outer: Rect) -> Levels:
     """Levels [h, w, 3] (or [h, w] grey) of a window, from the latents of the window with its halo."""
     with inference():
         x_hat = model.net.g_s(y_hat, quality_of(model, header.quality))

@@ -51,6 +51,8 @@ def sections(
     `tune` names what errors are counted by (`config.TUNES`); `error_factor` multiplies their worth beside bits.
     """
     price = prices(model.entropy.tables).to(device_of(model)) if effort else None
+    steps = REFINING_STEPS[effort]
+    own = effort == 0 or tune == model.tune  # the steps that a model was trained with suit what it is tuned for
     whole, halo = decoding.plane(header), model.config.analysis_halo
     band, top, done = source.rows(0, 1), 0, 0
     for run in tiling.runs(tiles(header), tiles_at_once(model)):
@@ -59,12 +61,11 @@ def sections(
             band = source.rows(top, min(run[0].bottom + halo, header.height))
         frames = []
         for tile in run:
-            window = tiling.with_halo(tile, halo, whole.height, whole.width)
-            levels = _window(band.color, Rect(window.top - top, window.left, window.bottom - top, window.right))
-            x, y = _analyzed(model, levels, header.quality)
+            window, x, y = analyzed(model, band.color, top, tile, whole, header.quality)
+            if model.noise and (steps or not own):  # what is to be kept is what the latents say, not the noise
+                with inference():
+                    x = model.net.g_s(y, quality_of(model, header.quality)).clamp(0.0, 1.0)
             frames.append(Frame(x, y, tiling.inside(tile, window, Y_STRIDE), _seen(tile, window, header)))
-        steps = REFINING_STEPS[effort]
-        own = effort == 0 or tune == model.tune  # the steps that a model was trained with suit what it is tuned for
         objectives = [] if own and not steps else _objectives(model, tune, frames)
         worth = _weights(model, header.quality, objectives) if objectives else ERROR_WEIGHT
         first = Chooser(model, header.quality, price, ERROR_WEIGHT if own else worth, band.is_grey)
@@ -97,21 +98,27 @@ def _seen(tile: Rect, window: Rect, header: Header) -> tuple[slice, slice]:
     return tiling.inside(shown, window)
 
 
-def _analyzed(model: Model, levels: Levels, quality: int) -> tuple[Tensor, Tensor]:
-    """x f32 [1, 3, h, w] in [0, 1] and y f32 [1, N, h/16, w/16] of one window."""
+def analyzed(
+    model: Model, color: Levels, top: int, tile: Rect, whole: Rect, quality: int
+) -> tuple[Rect, Tensor, Tensor]:
+    """The window of a tile of the plane `whole`, its x f32 [1, 3, h, w] in [0, 1] and y f32 [1, N, h/16, w/16].
+
+    `color` holds the picture's rows from `top` on, as many as the window needs.
+    """
+    window = tiling.with_halo(tile, model.config.analysis_halo, whole.height, whole.width)
+    levels = _window(color, Rect(window.top - top, window.left, window.bottom - top, window.right))
     device = device_of(model)
     peak = np.iinfo(levels.dtype).max
     with inference():
         x = torch.from_numpy(levels if peak == 255 else levels.astype(np.float32)).to(device)
         x = (x.permute(2, 0, 1)[None].float() / float(peak)).contiguous(memory_format=torch.channels_last)
-        return x, model.net.g_a(x, quality_of(model, quality))
+        return window, x, model.net.g_a(x, quality_of(model, quality))
 
 
 def analyze(model: Model, color: Levels, tile: Rect, quality: int) -> Tensor:
     """Latents y f32 [1, N, h/16, w/16] of one tile, as the full frame would give them."""
-    plane = tiling.padded(color.shape[0]), tiling.padded(color.shape[1])
-    window = tiling.with_halo(tile, model.config.analysis_halo, *plane)
-    _, y = _analyzed(model, _window(color, window), quality)
+    whole = Rect(0, 0, tiling.padded(color.shape[0]), tiling.padded(color.shape[1]))
+    window, _, y = analyzed(model, color, 0, tile, whole, quality)
     return y[(..., *tiling.inside(tile, window, Y_STRIDE))]
 
 

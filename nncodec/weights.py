@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 FORMAT = "nncodec-weights-1"
 DEFAULTS = {PSNR: "fast", MS_SSIM: "fast-ssim"}
 """The weights that are taken where none are named, by what is tuned for."""
+DENOISE = "denoise"
+"""The weights that noise is taken off with where none are named."""
 ENCODER_ONLY = ("g_a.", "h_a.")
 """Tensors a decoder never reads: they are left out of the model id."""
 _HEADER_MAX = 1 << 22
@@ -35,13 +37,14 @@ _NAME_MAX = 100
 
 @dataclass(frozen=True)
 class Description:
-    """What a weights file says of itself; `tune` is what it was trained for."""
+    """What a weights file says of itself; `tune` is what it was trained for, `noise` what its encoder leaves out."""
 
     path: Path
     name: str
     id: bytes
     config: ModelConfig
     tune: str = PSNR
+    noise: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Model:
     net: CodecNet
     entropy: EntropyModel
     tune: str = PSNR
+    noise: str = ""
 
 
 def folders() -> list[Path]:
@@ -80,19 +84,25 @@ def describe(path: Path) -> Description:
         tune = metadata.get("tune", PSNR)
         if tune not in TUNES:
             raise ValueError(f"tuned for {tune[:_NAME_MAX]!a}")
-        return Description(path, name, bytes.fromhex(metadata["id"]), config, tune)
+        noise = metadata.get("noise", "")
+        if not (isinstance(noise, str) and noise.isprintable() and len(noise) <= _NAME_MAX):
+            raise ValueError(f"noise {noise!a:.100}")
+        return Description(path, name, bytes.fromhex(metadata["id"]), config, tune, noise)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise ModelMismatchError(f"{path}: not a usable weights file ({error})") from None
 
 
 def descriptions() -> list[Description]:
-    """Every installed weights file; of two with the same name the first found counts."""
+    """Every installed weights file; of two with the same name the first found counts.
+
+    Those that leave noise out come last: they may share their id, and the decoder, with plain ones.
+    """
     found: dict[str, Description] = {}
     for folder in folders():
         for path in sorted(folder.glob("*.safetensors")):
             description = describe(path)
             found.setdefault(description.name, description)
-    return list(found.values())
+    return sorted(found.values(), key=lambda description: bool(description.noise))
 
 
 def installed() -> list[str]:
@@ -169,7 +179,9 @@ def load(description: Description, device: str | torch.device = "cpu") -> Model:
         raise ModelMismatchError(f"{description.path}: {error}") from None
     net = placed(net, device).eval().requires_grad_(False)
     entropy = EntropyModel(scale_net, tables, CodingTables(tables), chroma)
-    return Model(description.name, description.id, description.config, net, entropy, description.tune)
+    return Model(
+        description.name, description.id, description.config, net, entropy, description.tune, description.noise
+    )
 
 
 def _check_shapes(

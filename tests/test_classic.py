@@ -240,6 +240,14 @@ def test_statistics_are_averaged_with_the_weights_and_left_alone_by_optimizers(r
     assert not trainer.flat.gradients[at].any()
 
 
+def test_encoder_alone_leaves_the_decoders_statistics(recipe: Recipe, trained: dict[str, Path], tmp_path: Path) -> None:
+    trainer = Trainer(replace(recipe, init_from=str(trained[BASELINE]), encoder_only=True), tmp_path)
+    before = {n: t.clone() for n, t in trainer.model.state_dict().items()}
+    trainer.train_step(Crops(load_pictures(Path(recipe.data), tmp_path / "cache", 64), "cpu", trainer.generator))
+    changed = {n.split(".")[0] for n, t in trainer.model.state_dict().items() if not torch.equal(t, before[n])}
+    assert changed == {"g_a", "h_a"}
+
+
 def test_resumed_run_of_batch_norms_equals_the_unbroken_one(recipe: Recipe, tmp_path: Path) -> None:
     recipe = replace(recipe, arch=BASELINE)
     store = load_pictures(Path(recipe.data), tmp_path / "cache", 64)

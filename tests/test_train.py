@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -31,7 +32,7 @@ from nncodec.errors import InputError
 from nncodec.nets.model import CodecNet
 from nncodec.train import export, losses, optimizers, plots, speed, validate, watch
 from nncodec.train import recipe as recipes
-from nncodec.train.data import Crops, load_pictures
+from nncodec.train.data import Crops, load_pictures, noisy
 from nncodec.train.flat import FlatParameters
 from nncodec.train.loop import DECODER, DONE, Trainer
 from nncodec.train.recipe import OPTIMIZERS, Recipe
@@ -598,3 +599,126 @@ def test_stages_follow_each_other(recipe: Recipe, tmp_path: Path) -> None:
     assert trainer.stage == DONE
     state = json.dumps([trainer.stage, trainer.step])
     assert state == '["done", 1]'
+
+
+# Noise
+
+
+def test_noise_has_the_deviation_it_names() -> None:
+    x = torch.full((64, 3, 32, 32), 0.5)
+    first = noisy(x, (10.0, 40.0), torch.Generator().manual_seed(3))
+    deviations = 255 * (first - x).std((1, 2, 3))
+    assert 9 < deviations.min() < 13
+    assert 36 < deviations.max() < 42
+    assert torch.equal(first, noisy(x, (10.0, 40.0), torch.Generator().manual_seed(3)))
+    extreme = noisy(torch.ones(1, 3, 8, 8), (50.0, 50.0), torch.Generator().manual_seed(0))
+    assert extreme.max() == 1.0
+    assert extreme.min() < 0.9
+
+
+def test_encoder_learns_the_clean_picture_and_the_decoder_stays(
+    recipe: Recipe, folder: Path, tmp_path: Path, tiny_path: Path, photo: np.ndarray
+) -> None:
+    changes = {"init_from": str(tiny_path), "encoder_only": True, "noise": "gauss:40", "steps": 60, "size": "fast"}
+    out = run(replace(recipe, **changes), tmp_path / "run", False, silent)
+    assert out is not None
+    before, after = (safetensors.torch.load_file(path) for path in (tiny_path, out))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.startswith(("g_a.", "h_a.")) for name in changed)
+    description = weights.describe(out)
+    assert description.id == weights.describe(tiny_path).id
+    assert description.noise == "gauss:40"
+    call = CliRunner().invoke(main, ["export", str(tmp_path / "run"), "-o", str(tmp_path / "again.safetensors")])
+    assert call.exit_code == 0, call.output
+    again = safetensors.torch.load_file(tmp_path / "again.safetensors")
+    assert all(torch.equal(value, again[name]) for name, value in after.items())
+    seen = np.clip(photo + np.random.default_rng(5).normal(0, 40, photo.shape), 0, 255).astype(np.uint8)
+    errors = []
+    for path in (tiny_path, out):
+        model = replace(weights.load(weights.describe(path)), noise="gauss:40")
+        errors.append(np.square(codec.denoise(seen, model).color.astype(float) - photo).mean())
+    assert errors[1] < 0.9 * errors[0]
+
+
+def test_validation_sees_noise_and_counts_against_the_clean(folder: Path, tmp_path: Path) -> None:
+    with Image.open(folder / "deep" / "0.png") as picture:
+        (tmp_path / "big").mkdir()
+        picture.resize((300, 280)).save(tmp_path / "big" / "a.png")
+    store = load_pictures(tmp_path / "big", tmp_path / "cache", 256)
+    plain, seeing = (validate.Validator(store, torch.device("cpu"), noise=noise) for noise in (None, (30.0, 30.0)))
+    assert np.array_equal(plain.crops, seeing.crops)
+    assert torch.equal(plain.x, seeing.x)
+    assert 25 < 255 * float((seeing.seen - seeing.x).std()) < 31
+    model = CodecNet(TINY).eval()
+    assert seeing.rows(model)[-1]["psnr"] < plain.rows(model)[-1]["psnr"] - 0.5
+
+
+@pytest.mark.parametrize(
+    "noise", ["gauss", "gauss:", "gauss:50-0", "gauss:-3", "gauss:nan", "gauss:300", "salt:3", "gauss:1-2-3"]
+)
+def test_odd_noise_is_refused(noise: str) -> None:
+    with pytest.raises(InputError, match=r"write gauss:0-50"):
+        Recipe(data="x", steps=1, noise=noise)
+
+
+def test_half_a_model_needs_weights_to_begin_with(recipe: Recipe) -> None:
+    with pytest.raises(InputError, match="only be trained from weights"):
+        replace(recipe, encoder_only=True)
+    with pytest.raises(InputError, match="nothing to train"):
+        replace(recipe, encoder_only=True, decoder_only=True, init_from="x.safetensors")
+
+
+# Tuning
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory, photo: np.ndarray) -> Path:
+    folder = tmp_path_factory.mktemp("large")
+    for i in range(4):
+        Image.fromarray(np.roll(photo, 50 * i, axis=1)).resize((320, 288)).save(folder / f"{i}.png")
+    return folder
+
+
+def test_tune_goes_on_where_it_was(large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("optuna")
+    study = tmp_path / "study"
+    command = ["tune", str(large), "-o", str(study), "--val-share", "0.3", "--size", "tiny", "--time-limit", "2s"]
+    first = CliRunner().invoke(main, [*command, "--trials", "2"])
+    assert first.exit_code == 0, first.output
+    assert first.stdout.splitlines()[0].startswith("1/2  latents 32  width 1.00  lr 2.00e-03  score ")
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nncodec.train.run.run", interrupted)
+        assert CliRunner().invoke(main, [*command, "--trials", "3"]).exit_code == 130
+    second = CliRunner().invoke(main, [*command, "--trials", "3"])
+    assert second.exit_code == 0, second.output
+    assert [line.split()[0] for line in second.stdout.splitlines()] == ["3/3", "best:"]
+    with (study / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["state"] for row in rows] == ["complete", "complete", "fail", "complete"]
+    assert rows[2]["learning_rate"] == rows[3]["learning_rate"]  # what was interrupted is done first
+    assert len({row["learning_rate"] for row in rows}) == 3
+    best = min((row for row in rows if row["score"]), key=lambda row: float(row["score"]))
+    assert f"score {float(best['score']):.4f}" in second.stdout
+    recipe = Recipe(**recipes.read(study / "best.toml"))
+    assert recipe.config.y_channels == int(best["latents"])
+    assert recipe.learning_rate == float(best["learning_rate"])
+    _, validation = watch.read(study / f"trial-{int(best['trial']):03d}" / "log.jsonl")
+    assert validation[-1]["score"] == float(best["score"])
+    with Image.open(study / "study.png") as figure:
+        figure.verify()
+    other = CliRunner().invoke(main, [*command[:-1], "3s", "--trials", "4"])
+    assert other.exit_code == 1
+    assert "another recipe" in other.output
+
+
+def test_tune_refuses_what_leaves_no_model(large: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    command = ["tune", str(large), "-o", str(tmp_path / "s"), "--val-share", "0.3", "--size", "tiny", "--time-limit"]
+    result = CliRunner().invoke(main, [*command, "2s", "--trials", "1", "--max-kmac", "0.001"])
+    assert result.exit_code == 1
+    assert "more than 0.001 kMAC" in result.output

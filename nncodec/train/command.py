@@ -32,6 +32,7 @@ _OPTIONS: list[tuple[str, str, Any, str]] = [
     ("--warmup", "warmup_steps", click.IntRange(0), "Steps of linear warm-up."),
     ("--loss", "loss", click.Choice(recipes.LOSSES), "Distortion beside the rate."),
     ("--dropout", "dropout", click.FloatRange(0, 1, max_open=True), "Share of channels left out (--arch enhanced)."),
+    ("--noise", "noise", str, "Noise on what the encoder sees, the target staying clean: gauss:0-50."),
     ("--batch", "batch", click.IntRange(1), "Crops a gradient and process."),
     ("--accumulate", "accumulate", click.IntRange(1), "Gradients a step."),
     ("--crop", "crop", click.IntRange(64), "Pixels a side."),
@@ -53,6 +54,11 @@ _FLAGS = [
     ("--compile/--no-compile", "compile", "torch.compile; needs a C++ compiler and some minutes."),
     ("--balance/--no-balance", "balance", "Divide each crop's loss by the mean loss of its quality."),
     ("--decoder-only/--all", "decoder_only", "Train only the decoder of --init-from."),
+    (
+        "--encoder-only/--decoder-too",
+        "encoder_only",
+        "Train only the encoder of --init-from: files are then for its model, whose decoder stays.",
+    ),
 ]
 
 
@@ -107,7 +113,7 @@ def train(
         config = output / "recipe.toml"
     values = recipes.read(config) if config else {}
     if time_limit:
-        given["seconds"] = _seconds(time_limit)
+        given["seconds"] = seconds(time_limit)
     if "seconds" in given and "steps" in given:
         raise click.UsageError("give either --time-limit or --steps")
     if "seconds" in given:
@@ -158,16 +164,21 @@ def export(
     recipe = Recipe(**recipes.read(run / "recipe.toml"))
     net, fitted = exporter.load_checkpoint(run / CHECKPOINT)
     store = load_pictures(data or Path(recipe.data), run / "cache", recipe.side_min)
+    facts = {"data": store.digest, **recipe.facts}
+    if recipe.encoder_only and recipe.init_from:
+        identity = exporter.write_encoder(net, output.stem, Path(recipe.init_from), output, facts)
+        click.echo(f"{output}  {output.stat().st_size} B  model {identity.hex()}")
+        return
     if tables:
         fitted = weights.load(weights.describe(tables)).entropy.tables
     elif fitted is None or refit:
         fitted = exporter.fit_tables(net, store, pictures)
-    facts = {"data": store.digest, **recipe.facts}
     identity = exporter.write(net, output.stem, fitted, output, facts)
     click.echo(f"{output}  {output.stat().st_size} B  model {identity.hex()}")
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """Seconds of '90s', '10m' or '8h'. Raises click.UsageError."""
     unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:], 0.0)
     try:
         value = float(text[:-1]) * unit

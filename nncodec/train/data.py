@@ -220,3 +220,11 @@ class Crops:
         window = self._window(u, picture, source, wide).float()
         rows = torch.einsum("nsw,nwxc->nsxc", share, window)
         return torch.einsum("ntx,nsxc->nstc", share, rows).round().clamp(0, 255).to(torch.uint8)
+
+
+def noisy(x: Tensor, deviations: tuple[float, float], generator: torch.Generator) -> Tensor:
+    """x [B, 3, H, W] in 0..1 with white Gaussian noise of a deviation (255 scale) drawn for each of B, clipped."""
+    low, high = deviations
+    sigma = (low + (high - low) * torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device)) / 255.0
+    noise = torch.randn(x.shape, generator=generator, device=x.device).contiguous(memory_format=torch.channels_last)
+    return (x + sigma * noise).clamp(0.0, 1.0)

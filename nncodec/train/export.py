@@ -72,6 +72,14 @@ def write(net: CodecNet, name: str, tables: freqs.Tables, out: Path, facts: Mapp
     return weights.save(build(net, tables), name, net.config, out, facts)
 
 
+def write_encoder(net: CodecNet, name: str, decoder: Path, out: Path, facts: Mapping[str, str]) -> bytes:
+    """Write g_a and h_a of `net` with the decoder of the weights file `decoder`, whose model id it keeps."""
+    tensors = safetensors.torch.load_file(decoder)
+    state = {n: t.detach().cpu() for n, t in net.state_dict().items()}
+    tensors |= {n: _stored(n, t) for n, t in state.items() if n.startswith(weights.ENCODER_ONLY)}
+    return weights.save(tensors, name, net.config, out, facts)
+
+
 def _stored(name: str, value: Tensor) -> Tensor:
     """Matrices in half precision; vectors and quality tables, which are small, in single."""
     single = value.dim() < 2 or name.endswith(".rows")

@@ -28,9 +28,9 @@ from nncodec.errors import InputError
 from nncodec.freqs import Tables
 from nncodec.nets.model import CodecNet, placed
 from nncodec.train import export, losses, optimizers
-from nncodec.train.data import Crops, PictureStore
+from nncodec.train.data import Crops, PictureStore, noisy
 from nncodec.train.flat import STATISTIC, FlatParameters
-from nncodec.train.recipe import Recipe
+from nncodec.train.recipe import Recipe, noise_range
 
 LOSS_BINS = 20
 JOINT, DECODER, DONE = "joint", "decoder", "done"
@@ -105,8 +105,16 @@ class Trainer:
         self.halvings, self.jumped, self.stop = 0, 0.0, False
         self.mean_loss = torch.exp(torch.linspace(math.log(0.3), math.log(4.0), LOSS_BINS, device=device))
         self.sums = torch.zeros(6, device=device)
-        if recipe.decoder_only and recipe.init_from:
-            self._start_decoder(weights.load(weights.describe(Path(recipe.init_from))).entropy.tables)
+        self.noise = noise_range(recipe.noise) if recipe.noise else None
+        if recipe.init_from and (recipe.decoder_only or recipe.encoder_only):
+            self.tables = weights.load(weights.describe(Path(recipe.init_from))).entropy.tables
+        if recipe.encoder_only:
+            self.model.requires_grad_(False)
+            self.model.g_a.requires_grad_(True)
+            self.model.h_a.requires_grad_(True)
+            self.model.g_s.eval()  # batch norms there as files are decoded with
+        if recipe.decoder_only and self.tables:
+            self._start_decoder(self.tables)
         else:
             self._prepare()
         self.generator = torch.Generator(device)
@@ -155,7 +163,7 @@ class Trainer:
 
     @property
     def _stage_end(self) -> float:
-        if self.stage == DECODER:
+        if self.stage == DECODER or self.recipe.encoder_only:
             return 1.0
         return 1.0 - self.recipe.decoder_share - (FIT_SHARE if self.recipe.seconds else 0.0)
 
@@ -211,7 +219,8 @@ class Trainer:
             if recipe.compile:
                 torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
             x, quality = crops.batch(count, size), self._qualities(count)
-            bpp, distortion, mse = self._losses(x, quality, self._lmbda(quality))
+            seen = x if self.noise is None else noisy(x, self.noise, self.generator)
+            bpp, distortion, mse = self._losses(seen, x, quality, self._lmbda(quality))
             values = bpp + distortion
             loss = (values * self._weights(quality, values.detach())).mean()
             torch.autograd.backward(loss / recipe.accumulate)
@@ -243,16 +252,16 @@ class Trainer:
         low, high = math.log(config.lmbda_min), math.log(config.lmbda_max)
         return torch.exp(low + (quality - 1) * ((high - low) / (QUALITIES - 1)))
 
-    def _joint(self, x: Tensor, quality: Tensor, lmbda: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Bits a pixel, weighted distortion and squared error, [B] each."""
-        out = self.model(x, quality, self.recipe.bfloat16)
+    def _joint(self, seen: Tensor, x: Tensor, quality: Tensor, lmbda: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Bits a pixel, weighted distortion from x and squared error, [B] each, of what the encoder has `seen`."""
+        out = self.model(seen, quality, self.recipe.bfloat16)
         bpp = (out.y_bits + out.z_bits) / (x.shape[2] * x.shape[3])
         return bpp, self.distortion(out.x_hat, x, lmbda), losses.squared_error(out.x_hat, x)
 
-    def _decoder_only(self, x: Tensor, quality: Tensor, lmbda: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _decoder_only(self, seen: Tensor, x: Tensor, quality: Tensor, lmbda: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():
             latents = self.model.latents(
-                x, quality, self.recipe.bfloat16, lambda residual, index: rounded(residual, index, self._price)
+                seen, quality, self.recipe.bfloat16, lambda residual, index: rounded(residual, index, self._price)
             )
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.recipe.bfloat16):
             x_hat = self.model.g_s(latents.y_hat, quality)
@@ -289,7 +298,7 @@ class Trainer:
             if statistics is not None and self.group.size > 1:  # each process has normalized crops of its own
                 self.group.sum(self.flat.average[statistics].div_(self.group.size))
             self.flat.values.copy_(self.flat.average)
-        if self.stage == JOINT:
+        if self.stage == JOINT and not self.recipe.encoder_only:
             seconds = self.recipe.seconds and FIT_SHARE * self.recipe.seconds
             tables = export.gaussian_tables()
             if self.group.rank == 0:
@@ -380,5 +389,8 @@ class Trainer:
         assert self.tables is not None
         out = self.folder / f"{self.recipe.name}.safetensors"
         facts = {"data": store.digest, **self.recipe.facts}
+        if self.recipe.encoder_only and self.recipe.init_from:
+            export.write_encoder(self.averaged_model().cpu(), self.recipe.name, Path(self.recipe.init_from), out, facts)
+            return out
         export.write(self.averaged_model().cpu(), self.recipe.name, self.tables, out, facts)
         return out

@@ -49,6 +49,9 @@ class Recipe:
         Crops a process and gradient; gradients a step.
     balance
         Divide each crop's loss by the running mean loss of its quality.
+    noise
+        What is added to what the encoder sees, while the distortion is that of the clean picture: 'gauss:LOW-HIGH',
+        white noise of a standard deviation drawn for each crop (255 scale), clipped to the range of levels.
     loss
         Distortion: 'mse', 'l1', 'ms-ssim' or 'mix' (MS-SSIM with a tenth of the MSE).
     dropout
@@ -96,6 +99,8 @@ class Recipe:
     compile: bool = False
     init_from: str | None = None
     decoder_only: bool = False
+    encoder_only: bool = False
+    noise: str = ""
     checkpoint_seconds: float = 180.0
     validation_seconds: float = 900.0
     device: str = "cpu"
@@ -105,8 +110,12 @@ class Recipe:
             raise InputError("training needs either a number of steps or a time limit")
         if self.crop % 64 or self.late_crop % 64:
             raise InputError(f"crops are {self.crop} and {self.late_crop} pixels; both must be multiples of 64")
-        if self.decoder_only and self.init_from is None:
-            raise InputError("a decoder alone can only be trained from weights; name them by init_from")
+        if (self.decoder_only or self.encoder_only) and self.init_from is None:
+            raise InputError("an encoder or decoder alone can only be trained from weights; name them by init_from")
+        if self.decoder_only and self.encoder_only:
+            raise InputError("decoder_only and encoder_only leave nothing to train; give one of them")
+        if self.noise:
+            noise_range(self.noise)
         if self.loss in ("ms-ssim", "mix") and min(self.crop, self.late_crop) < 192:
             raise InputError(f"loss {self.loss} has five levels; give crops of at least 192 pixels (crop, late_crop)")
         if self.validation is None and (self.patience or self.schedule == "plateau") and not self.validation_share:
@@ -152,7 +161,8 @@ class Recipe:
     @property
     def facts(self) -> dict[str, str]:
         """What a weights file says of this recipe."""
-        return {"recipe": self.digest(), "license": self.license, "tune": self.tune}
+        facts = {"recipe": self.digest(), "license": self.license, "tune": self.tune}
+        return facts | ({"noise": self.noise} if self.noise else {})
 
     @property
     def fixed_quality(self) -> float:
@@ -171,6 +181,19 @@ class Recipe:
         """The recipe as a TOML document; fields that are None are left out."""
         rows = [f"{name} = {json.dumps(value)}" for name, value in asdict(self).items() if value is not None]
         return "\n".join(rows) + "\n"
+
+
+def noise_range(noise: str) -> tuple[float, float]:
+    """Smallest and largest standard deviation, on the 255 scale, that a recipe's `noise` names. Raises InputError."""
+    kind, _, numbers = noise.partition(":")
+    low, _, high = numbers.partition("-")
+    try:
+        found = float(low), float(high or low)
+    except ValueError:
+        found = -1.0, -1.0
+    if kind != "gauss" or not 0 <= found[0] <= found[1] <= 255:
+        raise InputError(f"noise is {noise!r}; write gauss:0-50, or gauss:25, in levels of 255")
+    return found
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -31,20 +31,29 @@ class Stopped(KeyboardInterrupt):
     """SIGTERM or SIGINT came; the checkpoint is written."""
 
 
-def run(recipe: Recipe, folder: Path, resume: bool, report: Callable[[str], None]) -> Path | None:
+def run(
+    recipe: Recipe,
+    folder: Path,
+    resume: bool,
+    report: Callable[[str], None],
+    cache: Path | None = None,
+    watch: Callable[[float, float], None] | None = None,
+) -> Path | None:
     """Train to the end of the budget; returns the weights file (on rank 0).
 
     Leaves recipe.toml, checkpoint.pt, log.jsonl, log.csv, curves.png, rd.png, progress.gif and
-    `name`.safetensors in `folder`. Raises Stopped after a signal, InputError for what the user can mend.
+    `name`.safetensors in `folder`, and decoded pictures in `cache` (default: in `folder`). `watch` is called with
+    the share of the budget used and the score of each validation. Raises Stopped after a signal, InputError for
+    what the user can mend.
     """
     begun = time.perf_counter() if recipe.clock == "wall" else time.process_time()
     folder.mkdir(parents=True, exist_ok=True)
     if not resume and (folder / CHECKPOINT).exists():
         raise InputError(f"{folder}: holds a checkpoint already; add --resume or choose another folder")
     trainer = Trainer(recipe, folder, begun)
-    data, validation = _pictures(recipe, folder, trainer)
+    data, validation = _pictures(recipe, cache or folder / "cache", trainer)
     crops = Crops(data, trainer.device, trainer.generator, recipe.downscaled)
-    session = _Session(trainer, data, crops, validation)
+    session = _Session(trainer, data, crops, validation, watch)
     if resume:
         trainer.load()
     if trainer.group.rank == 0:
@@ -67,14 +76,14 @@ def run(recipe: Recipe, folder: Path, resume: bool, report: Callable[[str], None
     return out
 
 
-def _pictures(recipe: Recipe, folder: Path, trainer: Trainer) -> tuple[PictureStore, PictureStore | None]:
+def _pictures(recipe: Recipe, cache: Path, trainer: Trainer) -> tuple[PictureStore, PictureStore | None]:
     """Training and validation pictures; rank 0 decodes, the others map what it wrote."""
     if trainer.group.rank:
         trainer.group.wait()
-    data = load_pictures(Path(recipe.data), folder / "cache", recipe.side_min)
+    data = load_pictures(Path(recipe.data), cache, recipe.side_min)
     validation = None
     if recipe.validation:
-        validation = load_pictures(Path(recipe.validation), folder / "cache", validate.SIDE)
+        validation = load_pictures(Path(recipe.validation), cache, validate.SIDE)
     elif recipe.validation_share:
         data, validation = data.split(recipe.validation_share)
     if trainer.group.rank == 0:
@@ -105,11 +114,21 @@ def _signals(trainer: Trainer) -> Iterator[None]:
 class _Session:
     """What `run` does between its beginning and its end."""
 
-    def __init__(self, trainer: Trainer, data: PictureStore, crops: Crops, validation: PictureStore | None) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        data: PictureStore,
+        crops: Crops,
+        validation: PictureStore | None,
+        watch: Callable[[float, float], None] | None,
+    ) -> None:
         self.trainer, self.recipe, self.data, self.crops = trainer, trainer.recipe, data, crops
+        self.watch = watch
         self.rank0 = trainer.group.rank == 0
         self.log = Log(trainer.folder, quiet=not self.rank0)
-        self.validator = Validator(validation, trainer.device) if validation and self.rank0 else None
+        self.validator = (
+            Validator(validation, trainer.device, noise=trainer.noise) if validation and self.rank0 else None
+        )
         self.jpeg = plots.jpeg_points(self.validator.crops) if self.validator else []
         self.scores: list[float] = []
         self.saved = self.checked = 0.0
@@ -182,6 +201,8 @@ class _Session:
         plots.save_frame(trainer.folder, trainer.step, self.validator.crops[:SHOWN_CROPS], decoded)
         plots.draw(trainer.folder, self.jpeg)
         self.scores.append(score)
+        if self.watch:
+            self.watch(trainer.progress, score)
         since_best = len(self.scores) - 1 - self.scores.index(min(self.scores))
         if trainer.stage == JOINT:
             if self.recipe.schedule == "plateau" and since_best >= PLATEAU_PATIENCE:

@@ -12,7 +12,7 @@ from nncodec import metrics
 from nncodec.config import MS_SSIM, PSNR, ModelConfig
 from nncodec.nets.model import CodecNet
 from nncodec.objective import MIX_MSE, MS_SSIM_FACTOR
-from nncodec.train.data import PictureStore
+from nncodec.train.data import PictureStore, noisy
 
 QUALITIES = (5, 20, 35, 50, 65, 80, 95)
 SIDE = 256
@@ -20,9 +20,11 @@ SHOWN_QUALITY = 35
 
 
 class Validator:
-    """Centre crops of up to `pictures` pictures, and what a model makes of them."""
+    """Centre crops of up to `pictures` pictures, and what a model makes of them, or of them with `noise`."""
 
-    def __init__(self, store: PictureStore, device: torch.device, pictures: int = 16) -> None:
+    def __init__(
+        self, store: PictureStore, device: torch.device, pictures: int = 16, noise: tuple[float, float] | None = None
+    ) -> None:
         crops = []
         count = min(pictures, len(store))
         for i in range(count):
@@ -33,6 +35,7 @@ class Validator:
         """u8 [n, SIDE, SIDE, 3]"""
         x = torch.from_numpy(self.crops).to(device).permute(0, 3, 1, 2).float() / 255.0
         self.x = x.contiguous(memory_format=torch.channels_last)
+        self.seen = noisy(self.x, noise, torch.Generator(device).manual_seed(0)) if noise else self.x
 
     @torch.no_grad()
     def rows(self, model: CodecNet) -> list[dict[str, float]]:
@@ -42,7 +45,7 @@ class Validator:
             bpps, psnrs, similarities = [], [], []
             for at in range(0, len(self.x), 4):
                 part = self.x[at : at + 4]
-                out = model(part, torch.full((len(part),), float(quality), device=part.device))
+                out = model(self.seen[at : at + 4], torch.full((len(part),), float(quality), device=part.device))
                 decoded = _levels(out.x_hat)
                 mse = (decoded / 255.0 - part).square().mean((1, 2, 3)).clamp(min=1e-9)
                 for original, shown in zip(self.crops[at : at + 4], _pixels(decoded), strict=True):
@@ -56,7 +59,7 @@ class Validator:
     @torch.no_grad()
     def decoded(self, model: CodecNet, count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         """u8 [count, SIDE, SIDE, 3]: the first crops at SHOWN_QUALITY."""
-        x = self.x[:count]
+        x = self.seen[:count]
         out = model(x, torch.full((len(x),), float(SHOWN_QUALITY), device=x.device))
         return _pixels(_levels(out.x_hat))
 
