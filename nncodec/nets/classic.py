@@ -34,11 +34,6 @@ def _started(net: nn.Module) -> None:
             nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
 
-def _zero(conv: nn.Conv2d) -> None:
-    """Make the residual branch that ends with `conv` start as nothing."""
-    nn.init.zeros_(conv.weight)
-
-
 class BatchNorm(nn.Module):
     """Batch normalization (Ioffe and Szegedy 2015). Its state is float32 alone, as weights files want it."""
 
@@ -186,12 +181,13 @@ class Upsample(nn.Module):
 
 
 def _enhanced_start(net: nn.Module) -> None:
+    """`_started`, but residual branches start as nothing and pixel shuffles without a checkerboard."""
     _started(net)
     for module in net.modules():
         if isinstance(module, ResidualBlock):
-            _zero(module.second)
+            nn.init.zeros_(module.second.weight)
         elif isinstance(module, Attention):
-            _zero(module.project)
+            nn.init.zeros_(module.project.weight)
         elif isinstance(module, Upsample):
             module.start()
 
