@@ -122,8 +122,9 @@ def train(
         values.pop("seconds", None)
     if data:
         given["data"] = str(data)
-    if "init_from" in given and "size" in given:
-        raise click.UsageError("--init-from decides the size; leave --size out")
+    shape = [name for name in ("size", "arch", "latents", "width") if name in given]
+    if "init_from" in given and shape:
+        raise click.UsageError(f"--init-from decides the shape of the model; leave --{shape[0]} out")
     values |= given
     if "data" not in values:
         raise click.UsageError("name the folder of pictures")
