@@ -32,8 +32,8 @@ Z_MAX = 127
 MAGNITUDE_MAX = 15
 """The scale context sees min(|r|, MAGNITUDE_MAX)."""
 
-CODEC, *_ = ARCHS = ("codec",)
-"""Kinds of g_a and g_s: this codec's own."""
+CODEC, DENSE, *_ = ARCHS = ("codec", "dense")
+"""Kinds of g_a and g_s: this codec's own; fully connected, for small grey pictures of one size."""
 
 PSNR, MS_SSIM = TUNES = ("psnr", "ms-ssim")
 """What a model can be trained for and an encoder can count errors by."""
@@ -46,7 +46,8 @@ WIDTH_MAX, DEPTH_MAX = 4096, 64
 class ModelConfig:
     """Channel widths and depths of one model.
 
-    ``*8`` and ``*16`` name the stride a width or depth belongs to; `arch` is one of ARCHS.
+    ``*8`` and ``*16`` name the stride a width or depth belongs to; `arch` is one of ARCHS. A `side` other than 0 says
+    that pictures are grey and of side x side pixels; arch 'dense' has one, and uses the ``*16`` alone.
     """
 
     y_channels: int
@@ -66,12 +67,13 @@ class ModelConfig:
     lmbda_min: float = 0.0005
     lmbda_max: float = 0.50
     arch: str = CODEC
+    side: int = 0
 
     def __post_init__(self) -> None:
         if self.arch not in ARCHS:
             raise ValueError(f"ModelConfig.arch is {self.arch!r}; known are {', '.join(ARCHS)}")
         for field in fields(self):
-            if field.name == "arch":
+            if field.name == "arch" or (field.name == "side" and self.side == 0):
                 continue
             value = getattr(self, field.name)
             if field.type == "int" and (not isinstance(value, int) or isinstance(value, bool)):
@@ -86,6 +88,11 @@ class ModelConfig:
             raise ValueError(f"y_channels is {self.y_channels}; at most {3 * Y_STRIDE**2}")
         if self.knots < 2:
             raise ValueError("knots must be at least 2")
+        if (self.arch == DENSE) != (Y_STRIDE <= self.side <= Z_STRIDE):
+            sides = f"{Y_STRIDE}..{Z_STRIDE} with {DENSE}, else 0"
+            raise ValueError(f"side is {self.side} with arch {self.arch}; it must be {sides}")
+        if self.side and self.y_channels * (Z_STRIDE // Y_STRIDE) ** 2 > self.side**2:
+            raise ValueError(f"y_channels is {self.y_channels}; too many for {self.side}x{self.side} pixels")
 
     def lmbda(self, quality: float) -> float:
         """Lagrangian weight of the mean squared error (255 scale) at `quality` in 1..100."""
@@ -95,18 +102,19 @@ class ModelConfig:
     @property
     def analysis_halo(self) -> int:
         """Receptive field of g_a beyond its window, in pixels, a multiple of Y_STRIDE."""
-        reach = 8 * self.encoder_depth8 + 16 * self.encoder_depth16
+        reach = Z_STRIDE if self.side else 8 * self.encoder_depth8 + 16 * self.encoder_depth16
         return math.ceil(reach / Y_STRIDE) * Y_STRIDE
 
     @property
     def synthesis_halo(self) -> int:
         """Receptive field of g_s beyond its window, in pixels, a multiple of Y_STRIDE."""
-        reach = 16 * self.decoder_depth16 + 8 * self.decoder_depth8
+        reach = Z_STRIDE if self.side else 16 * self.decoder_depth16 + 8 * self.decoder_depth8
         return math.ceil(reach / Y_STRIDE) * Y_STRIDE
 
     def to_dict(self) -> dict[str, int | float | str]:
-        """As stored beside weights and hashed into their id; the codec's own `arch` goes without saying."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("arch", CODEC)}
+        """As stored beside weights and hashed into their id; the codec's own `arch` and `side` go without saying."""
+        own = {"arch": CODEC, "side": 0}
+        return {name: value for name, value in asdict(self).items() if own.get(name) != value}
 
     @classmethod
     def from_dict(cls, values: dict[str, int | float | str]) -> ModelConfig:
@@ -171,7 +179,28 @@ TINY = ModelConfig(
 )
 """For tests: every path, no cost."""
 
-SIZES = {"fast": FAST, "base": BASE, "tiny": TINY}
+SMALL28 = ModelConfig(
+    y_channels=8,
+    z_channels=1,
+    encoder_width8=8,
+    encoder_depth8=1,
+    encoder_width16=256,
+    encoder_depth16=2,
+    decoder_width16=256,
+    decoder_depth16=2,
+    decoder_width8=8,
+    decoder_depth8=1,
+    hyper_width=16,
+    mean_width=32,
+    scale_width=16,
+    lmbda_min=0.001,
+    lmbda_max=0.10,
+    arch=DENSE,
+    side=28,
+)
+"""Grey pictures of 28x28: 128 latent values, no z."""
+
+SIZES = {"fast": FAST, "base": BASE, "tiny": TINY, "28x28": SMALL28}
 
 
 def scale_of_index(index: float) -> float:

@@ -87,6 +87,13 @@ def ssim(a: Pixels, b: Pixels) -> float:
     return float(similarity.mean())
 
 
+def similarities(x: Tensor, y: Tensor) -> Tensor:
+    """SSIM of each pair of pictures of two batches f32 [B,C,H,W], 0..255, unrounded, with a gradient: [B]."""
+    batch, channels = x.shape[:2]
+    similarity, _ = _level(x.reshape(1, -1, *x.shape[2:]), y.reshape(1, -1, *y.shape[2:]))
+    return similarity.view(batch, channels).mean(1)
+
+
 def ms_ssim(a: Pixels, b: Pixels) -> float:
     """Multi-scale structural similarity (Wang et al. 2003), mean over channels; nan below 161 pixels a side."""
     return closeness(a, b).ms_ssim

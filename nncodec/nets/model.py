@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nncodec import quadtree
 from nncodec.config import (
     CODEC,
+    DENSE,
     GROUPS,
     PASSES,
     QUALITIES,
@@ -26,11 +27,16 @@ from nncodec.config import (
 )
 from nncodec.errors import InputError
 from nncodec.nets.blocks import QualityTable, channel_order, channel_scale, dct_basis, step_for_lmbda
+from nncodec.nets.dense import DenseAnalysis, DenseSynthesis, NoHyper
+from nncodec.nets.dense import dct_basis as dense_basis
 from nncodec.nets.means import MeanNet
 from nncodec.nets.scales import INDEX_UNIT, ScaleNet, gaussian_bits, magnitude
 from nncodec.nets.transforms import AnalysisTransform, HyperAnalysis, SynthesisTransform
 
-TRANSFORMS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {CODEC: (AnalysisTransform, SynthesisTransform)}
+TRANSFORMS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
+    CODEC: (AnalysisTransform, SynthesisTransform),
+    DENSE: (DenseAnalysis, DenseSynthesis),
+}
 """g_a and g_s of each arch of `config.ARCHS`; made from a ModelConfig, called with (x or y_hat, quality)."""
 
 
@@ -80,7 +86,7 @@ class CodecNet(nn.Module):
         self.config = config
         analysis, synthesis = TRANSFORMS[config.arch]
         self.g_a = analysis(config)
-        self.h_a = HyperAnalysis(config)
+        self.h_a = NoHyper(config) if config.arch == DENSE else HyperAnalysis(config)
         self.mean_net = MeanNet(config)
         self.scale_net = ScaleNet(config)
         self.g_s = synthesis(config)
@@ -90,17 +96,20 @@ class CodecNet(nn.Module):
     @torch.no_grad()
     def _start_from_theory(self) -> None:
         """Gains and scales such that the untrained model is a transform codec at every quality."""
-        _, std = dct_basis()
-        std = std[channel_order(self.config.y_channels)]
+        dense = self.config.arch == DENSE
+        std = dense_basis(self.config)[1] if dense else dct_basis()[1][channel_order(self.config.y_channels)]
         scale = channel_scale(std)
+        finer = 3**-0.5 if dense else 1.0  # a grey pixel is one sample, where theory has three
         per_index = math.log(SCALE_MAX / SCALE_MIN) / SCALE_INDEX_MAX
         for knot in range(self.config.knots):
             quality = 1 + knot * (QUALITIES - 1) / (self.config.knots - 1)
-            step = step_for_lmbda(self.config.lmbda(quality))
+            step = finer * step_for_lmbda(self.config.lmbda(quality))
             self.log_gain.rows[knot] = torch.from_numpy(scale / step).log()
             index = torch.from_numpy(std / step / SCALE_MIN).log() / per_index
             self.scale_net.index_bias.rows[knot] = index.clamp(0, SCALE_INDEX_MAX) / INDEX_UNIT
         self.scale_net.z_index.rows.fill_(math.log(1.0 / SCALE_MIN) / per_index / INDEX_UNIT)
+        if dense:  # z is never coded
+            self.scale_net.z_index.rows.zero_().requires_grad_(False)
 
     @property
     def linear_path(self) -> Tensor:
@@ -154,7 +163,9 @@ class CodecNet(nn.Module):
         z_hat = ste_round(z.clamp(-Z_MAX, Z_MAX))
         z_bits = self._bits(z, z_hat, self.z_index(quality))
         with torch.autocast(kind, dtype=torch.bfloat16, enabled=autocast):
-            mean_features = self.mean_net.features(z_hat)
+            # Without z the features are the same for every picture.
+            one = z_hat[:1] if self.config.side else z_hat
+            mean_features = self.mean_net.features(one).expand(len(z_hat), -1, -1, -1)
         scale_features = self.scale_net.features(z_hat, quality)
         gain = self.gain(quality)
         context = torch.zeros_like(y)

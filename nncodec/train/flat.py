@@ -15,10 +15,11 @@ MATRIX, VECTOR, LINEAR = "matrix", "vector", "linear"
 
 
 def kind_of(name: str, parameter: Tensor) -> str:
-    """How optimizers treat a parameter: MATRIX (1x1 convolution), LINEAR (the DCT path) or VECTOR (the rest)."""
+    """How optimizers treat a parameter: MATRIX (dense, 1x1 convolution), LINEAR (the DCT path) or VECTOR (the rest)."""
     if ".linear." in name:
         return LINEAR
     matrix = parameter.dim() == 4 and parameter.shape[2:] == (1, 1) and min(parameter.shape[:2]) > 1
+    matrix |= parameter.dim() == 2 and not name.endswith(".rows")
     return MATRIX if matrix else VECTOR
 
 

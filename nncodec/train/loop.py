@@ -28,7 +28,7 @@ from nncodec.errors import InputError
 from nncodec.freqs import Tables
 from nncodec.nets.model import CodecNet, placed
 from nncodec.train import export, losses, optimizers
-from nncodec.train.data import Crops, PictureStore
+from nncodec.train.data import Crops, PictureStore, WholePictures
 from nncodec.train.flat import FlatParameters
 from nncodec.train.recipe import Recipe
 
@@ -188,7 +188,7 @@ class Trainer:
     def crop_size(self) -> int:
         return self.recipe.late_crop if self.stage_progress >= self.recipe.late_from else self.recipe.crop
 
-    def train_step(self, crops: Crops) -> float:
+    def train_step(self, crops: Crops | WholePictures) -> float:
         """One optimizer step; returns its crops in units of 256x256 pixels, over all processes."""
         recipe, size = self.recipe, self.crop_size
         count = max(1, recipe.batch * recipe.crop**2 // size**2)
@@ -235,8 +235,7 @@ class Trainer:
     def _joint(self, x: Tensor, quality: Tensor, lmbda: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Bits a pixel, weighted distortion and squared error, [B] each."""
         out = self.model(x, quality, self.recipe.bfloat16)
-        bpp = (out.y_bits + out.z_bits) / (x.shape[2] * x.shape[3])
-        return bpp, self.distortion(out.x_hat, x, lmbda), losses.squared_error(out.x_hat, x)
+        return self._costs(out.y_bits + out.z_bits, out.x_hat, x, lmbda)
 
     def _decoder_only(self, x: Tensor, quality: Tensor, lmbda: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():
@@ -245,7 +244,14 @@ class Trainer:
             )
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.recipe.bfloat16):
             x_hat = self.model.g_s(latents.y_hat, quality)
-        bpp = (latents.y_bits + latents.z_bits) / (x.shape[2] * x.shape[3])
+        return self._costs(latents.y_bits + latents.z_bits, x_hat, x, lmbda)
+
+    def _costs(self, bits: Tensor, x_hat: Tensor, x: Tensor, lmbda: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Bits a pixel, weighted distortion and squared error, [B] each, over what belongs to the picture."""
+        side = self.model.config.side
+        if side:  # and one of three equal channels
+            x_hat, x = x_hat[:, :1, :side, :side], x[:, :1, :side, :side]
+        bpp = bits / (x.shape[2] * x.shape[3])
         return bpp, self.distortion(x_hat, x, lmbda), losses.squared_error(x_hat, x)
 
     def _weights(self, quality: Tensor, values: Tensor) -> Tensor:

@@ -12,14 +12,32 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from nncodec.config import CODEC, MS_SSIM, PSNR, QUALITIES, SIZES, ModelConfig
+from nncodec.config import CODEC, DENSE, MS_SSIM, PSNR, QUALITIES, SIZES, ModelConfig
 from nncodec.errors import InputError
 
 OPTIMIZERS = {"adamw": 1e-3, "lion": 1e-4, "soap": 2e-3, "muon": 2e-3}
 """Each optimizer's learning rate unless a recipe states one."""
 SCHEDULES = ("cosine", "step", "plateau")
-LOSSES = ("mse", "l1", "ms-ssim", "mix")
+LOSSES = ("mse", "l1", "ms-ssim", "mix", "ssim")
 CLOCKS = ("wall", "cpu")
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "28x28": {
+        "size": "28x28",
+        "arch": DENSE,
+        "validation_share": 0.1,
+        "test_share": 0.1,
+        "crop": 64,
+        "late_crop": 64,
+        "batch": 256,
+        "loss": "ssim",
+        "linear_learning_rate_factor": 1.0,
+        "fit_pictures": 256,
+        "patience": 10,
+        "validation_seconds": 30.0,
+    }
+}
+"""Recipe fields for a kind of pictures: 28x28 grey (Fashion-MNIST, MNIST)."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +45,9 @@ class Recipe:
     """A training run; `docs/training.md` says what each field bought.
 
     data, validation
-        Folders of pictures or tar files of them; without `validation`, `validation_share` of the data.
+        Folders of pictures, tar or IDX files of them; without `validation`, `validation_share` of the data.
+    test_share
+        Share of the data that is looked at once, when training is over; with it the data are split by `seed`.
     arch, latents, width
         Kind of g_a and g_s (`config.ARCHS`), channels of y (0: the size's own), factor on the widths of the size.
     seconds, steps
@@ -50,7 +70,7 @@ class Recipe:
     balance
         Divide each crop's loss by the running mean loss of its quality.
     loss
-        Distortion: 'mse', 'l1', 'ms-ssim' or 'mix' (MS-SSIM with a tenth of the MSE).
+        Distortion: 'mse', 'l1', 'ms-ssim', 'mix' (MS-SSIM with a tenth of the MSE) or 'ssim' (SSIM with the same).
     patience
         Stop when so many validations in a row brought nothing better (0: never).
     """
@@ -58,6 +78,7 @@ class Recipe:
     data: str
     validation: str | None = None
     validation_share: float = 0.0
+    test_share: float = 0.0
     size: str = "fast"
     arch: str = CODEC
     latents: int = 0
@@ -116,7 +137,19 @@ class Recipe:
         ):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
-        for name in ("constant_until", "late_from", "fixed_until", "decoder_share", "validation_share", "downscaled"):
+        if self.test_share and (self.validation or not self.validation_share):
+            raise InputError("test_share needs validation_share, and no validation pictures of their own")
+        if self.validation_share + self.test_share >= 1:
+            raise InputError("validation_share and test_share leave nothing to train on")
+        for name in (
+            "constant_until",
+            "late_from",
+            "fixed_until",
+            "decoder_share",
+            "validation_share",
+            "test_share",
+            "downscaled",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must lie in 0..1")
         for name in ("batch", "accumulate", "crop", "late_crop"):
@@ -143,6 +176,11 @@ class Recipe:
     def tune(self) -> str:
         """What the model is trained for, of `config.TUNES`."""
         return MS_SSIM if self.loss in ("ms-ssim", "mix") else PSNR
+
+    @property
+    def measure(self) -> str:
+        """What validation scores by: `tune`, or 'ssim'."""
+        return self.loss if self.loss == "ssim" else self.tune
 
     @property
     def facts(self) -> dict[str, str]:
