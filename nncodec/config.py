@@ -111,6 +111,13 @@ class ModelConfig:
         reach = Z_STRIDE if self.side else 16 * self.decoder_depth16 + 8 * self.decoder_depth8
         return math.ceil(reach / Y_STRIDE) * Y_STRIDE
 
+    def refusal(self, width: int, height: int, grey: bool) -> str:
+        """Why weights of this shape don't code such a picture; empty where they do."""
+        if not self.side or (grey and width == height == self.side):
+            return ""
+        kind = "grey" if grey else "color"
+        return f"these weights code grey pictures of {self.side}x{self.side}, this one is {kind} of {width}x{height}"
+
     def to_dict(self) -> dict[str, int | float | str]:
         """As stored beside weights and hashed into their id; the codec's own `arch` and `side` go without saying."""
         own = {"arch": CODEC, "side": 0}
@@ -190,9 +197,9 @@ SMALL28 = ModelConfig(
     decoder_depth16=2,
     decoder_width8=8,
     decoder_depth8=1,
-    hyper_width=16,
-    mean_width=32,
-    scale_width=16,
+    hyper_width=8,
+    mean_width=16,
+    scale_width=8,
     lmbda_min=0.001,
     lmbda_max=0.10,
     arch=DENSE,

@@ -1,10 +1,13 @@
 """g_a and g_s of arch 'dense': fully connected transforms of small grey pictures of one size.
 
 A picture of side x side pixels is one plane of 64x64 whose rest, the edge padding, they neither see nor code: its
-latents y are [N, 4, 4], and no z. A linear path that starts as a DCT of the whole picture runs beside each network.
+latents y are [N, 4, 4], and no z. A linear path, which training starts as principal components, runs beside
+each network.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,23 +24,30 @@ POSITIONS = (Z_STRIDE // Y_STRIDE) ** 2
 """Latent positions of y in a plane of 64x64."""
 
 
-def dct_basis(config: ModelConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Orthonormal DCT of a grey picture, lowest frequencies first: as many as y has values.
+START_STD = 150.0
+"""Standard deviation of a value of y before any picture was seen, in 255-scale coefficient units."""
 
-    Returns (basis [16 N, side^2], std [N]): a channel of y holds 16 frequencies that follow each other, `std` is their
-    root mean square (255 scale) by ``log std = 6.1 - 0.6 log(rho) - 0.06 rho``, 900 for the mean: a fit to
-    Fashion-MNIST, and no more than where training starts.
+
+class Components(NamedTuple):
+    """Principal components of pictures of P pixels, 255 scale: mean [P], orthonormal basis [16 N, P], std [N].
+
+    A channel of y holds 16 components that follow each other; `std` is their root mean square.
     """
-    n = np.arange(config.side)
-    dct = np.sqrt(2 / config.side) * np.cos(np.pi * (2 * n[None] + 1) * n[:, None] / (2 * config.side))
-    dct[0] /= np.sqrt(2)
-    rho = np.hypot(n[:, None], n[None]).reshape(-1)
-    order = np.argsort(rho, kind="stable")[: POSITIONS * config.y_channels]
-    basis = np.einsum("ui,vj->uvij", dct, dct).reshape(rho.size, rho.size)[order]
-    rho = np.maximum(rho[order], 1.0)
-    std = np.exp(6.1 - 0.6 * np.log(rho) - 0.06 * rho)
-    std[0] = 900.0
-    return basis, np.sqrt(np.square(std).reshape(config.y_channels, POSITIONS).mean(1))
+
+    mean: NDArray[np.float64]
+    basis: NDArray[np.float64]
+    std: NDArray[np.float64]
+
+
+def principal_components(pictures: NDArray[np.uint8], channels: int) -> Components:
+    """Of pictures u8 [n, side, side], those of most variance first."""
+    x = pictures.reshape(len(pictures), -1).astype(np.float32)
+    mean = x.mean(0, dtype=np.float64)
+    x -= mean.astype(np.float32)
+    variances, vectors = np.linalg.eigh((x.T @ x).astype(np.float64) / len(x))
+    kept = POSITIONS * channels
+    std = np.sqrt(variances[::-1][:kept].clip(min=0.0).reshape(channels, POSITIONS).mean(1))
+    return Components(mean, vectors.T[::-1][:kept].copy(), np.maximum(std, 1.0))
 
 
 class _Block(nn.Module):
@@ -81,10 +91,13 @@ class DenseAnalysis(nn.Module):
         self.side, self.channels = config.side, config.y_channels
         values, pixels = POSITIONS * config.y_channels, config.side**2
         self.net = _Dense(pixels, values, config.encoder_width16, config.encoder_depth16, config.knots)
-        basis, std = dct_basis(config)
-        rows = basis * (255.0 / PIXEL_SCALE) / channel_scale(std).repeat(POSITIONS)[:, None]
-        with torch.no_grad():
-            self.net.linear.weight.copy_(torch.from_numpy(rows))
+
+    @torch.no_grad()
+    def start(self, of: Components) -> None:
+        """Make the linear path that of principal components."""
+        rows = of.basis / channel_scale(of.std).repeat(POSITIONS)[:, None]
+        self.net.linear.weight.copy_(torch.from_numpy(rows * (255.0 / PIXEL_SCALE)))
+        self.net.head.bias.copy_(torch.from_numpy(rows @ (127.5 - of.mean)))
 
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:
         if x.shape[2:] != (Z_STRIDE, Z_STRIDE):
@@ -95,22 +108,25 @@ class DenseAnalysis(nn.Module):
 
 
 class DenseSynthesis(nn.Module):
-    """g_s: y_hat [B, N, 4, 4] and quality [B] -> x_hat [B, 3, 64, 64], unclamped: equal channels, edge repeated."""
+    """g_s: y_hat [B, N, 4, 4] and quality [B] -> x_hat [B, 3, 64, 64], unclamped: equal channels, 0 in the rest."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.side = config.side
         values, pixels = POSITIONS * config.y_channels, config.side**2
         self.net = _Dense(values, pixels, config.decoder_width16, config.decoder_depth16, config.knots)
-        basis, std = dct_basis(config)
-        columns = (basis * (PIXEL_SCALE / 255.0) * channel_scale(std).repeat(POSITIONS)[:, None]).T
-        with torch.no_grad():
-            self.net.linear.weight.copy_(torch.from_numpy(columns.copy()))
+
+    @torch.no_grad()
+    def start(self, of: Components) -> None:
+        """Make the linear path that of principal components."""
+        rows = of.basis * channel_scale(of.std).repeat(POSITIONS)[:, None] * (PIXEL_SCALE / 255.0)
+        self.net.linear.weight.copy_(torch.from_numpy(rows.T.copy()))
+        self.net.head.bias.copy_(torch.from_numpy((of.mean - 127.5) * (PIXEL_SCALE / 255.0)))
 
     def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         grey = self.net(y_hat.flatten(1), quality).float() * (1 / PIXEL_SCALE) + 0.5
         rest = Z_STRIDE - self.side
-        plane = F.pad(grey.view(-1, 1, self.side, self.side), (0, rest, 0, rest), mode="replicate")
+        plane = F.pad(grey.view(-1, 1, self.side, self.side), (0, rest, 0, rest))
         return plane.expand(-1, 3, -1, -1)
 
 

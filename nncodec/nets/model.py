@@ -9,7 +9,9 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nncodec import quadtree
@@ -27,8 +29,7 @@ from nncodec.config import (
 )
 from nncodec.errors import InputError
 from nncodec.nets.blocks import QualityTable, channel_order, channel_scale, dct_basis, step_for_lmbda
-from nncodec.nets.dense import DenseAnalysis, DenseSynthesis, NoHyper
-from nncodec.nets.dense import dct_basis as dense_basis
+from nncodec.nets.dense import START_STD, DenseAnalysis, DenseSynthesis, NoHyper, principal_components
 from nncodec.nets.means import MeanNet
 from nncodec.nets.scales import INDEX_UNIT, ScaleNet, gaussian_bits, magnitude
 from nncodec.nets.transforms import AnalysisTransform, HyperAnalysis, SynthesisTransform
@@ -93,23 +94,35 @@ class CodecNet(nn.Module):
         self.log_gain = QualityTable(config.knots, config.y_channels)
         self._start_from_theory()
 
-    @torch.no_grad()
     def _start_from_theory(self) -> None:
         """Gains and scales such that the untrained model is a transform codec at every quality."""
-        dense = self.config.arch == DENSE
-        std = dense_basis(self.config)[1] if dense else dct_basis()[1][channel_order(self.config.y_channels)]
+        if self.config.arch == DENSE:
+            self._start_gains(np.full(self.config.y_channels, START_STD))
+            self.scale_net.z_index.requires_grad_(False)  # z is never coded
+            return
+        self._start_gains(dct_basis()[1][channel_order(self.config.y_channels)])
+
+    def start_from(self, pictures: NDArray[np.uint8]) -> None:
+        """Make the linear paths of arch 'dense' principal components of pictures u8 [n, side, side]."""
+        components = principal_components(pictures, self.config.y_channels)
+        self.g_a.start(components)  # type: ignore[operator]
+        self.g_s.start(components)  # type: ignore[operator]
+        self._start_gains(components.std)
+
+    @torch.no_grad()
+    def _start_gains(self, std: NDArray[np.float64]) -> None:
+        """Gains and scales for channels of these standard deviations (255 scale)."""
         scale = channel_scale(std)
-        finer = 3**-0.5 if dense else 1.0  # a grey pixel is one sample, where theory has three
         per_index = math.log(SCALE_MAX / SCALE_MIN) / SCALE_INDEX_MAX
+        finer = 3**-0.5 if self.config.side else 1.0  # a grey pixel is one sample, where theory has three
         for knot in range(self.config.knots):
             quality = 1 + knot * (QUALITIES - 1) / (self.config.knots - 1)
             step = finer * step_for_lmbda(self.config.lmbda(quality))
             self.log_gain.rows[knot] = torch.from_numpy(scale / step).log()
             index = torch.from_numpy(std / step / SCALE_MIN).log() / per_index
             self.scale_net.index_bias.rows[knot] = index.clamp(0, SCALE_INDEX_MAX) / INDEX_UNIT
-        self.scale_net.z_index.rows.fill_(math.log(1.0 / SCALE_MIN) / per_index / INDEX_UNIT)
-        if dense:  # z is never coded
-            self.scale_net.z_index.rows.zero_().requires_grad_(False)
+        z_index = 0.0 if self.config.arch == DENSE else math.log(1.0 / SCALE_MIN) / per_index / INDEX_UNIT
+        self.scale_net.z_index.rows.fill_(z_index)
 
     @property
     def linear_path(self) -> Tensor:

@@ -105,7 +105,8 @@ def _decoded(paths: list[Path], grey: bool) -> Iterator[NDArray[np.uint8] | None
     contents = _contents(paths)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         while chunk := list(itertools.islice(contents, 64)):
-            yield from threads.map(partial(_decode, grey=grey), chunk)
+            spread = map if isinstance(chunk[0], np.ndarray) else threads.map
+            yield from spread(partial(_decode, grey=grey), chunk)
 
 
 @dataclass(frozen=True)
@@ -287,10 +288,10 @@ class WholePictures:
 
 
 def grey_planes(store: PictureStore, device: torch.device) -> Tensor:
-    """u8 [n, side, side]: the grey pictures of a store whose pictures have one size."""
-    (height, width), pixels = store.shapes[0], store.pixels[:, 0]
-    index = torch.tensor(store.offsets)[:, None] + torch.arange(height * width)
-    return pixels[index].view(-1, height, width).to(device)
+    """u8 [n, height, width]: grey pictures of a store that was loaded with their `side`."""
+    height, width = store.shapes[0]
+    rows = torch.tensor(store.offsets) // (height * width)
+    return store.pixels.view(-1, height * width, 3)[rows, :, 0].view(-1, height, width).to(device)
 
 
 def on_plane(planes: Tensor, size: int = Z_STRIDE) -> Tensor:

@@ -103,6 +103,11 @@ class Trainer:
         self._clock_offset = self._now() if begun is None else begun
         self._agree = 10 if device.type == "cuda" else 1
 
+    def start_from(self, pictures: NDArray[np.uint8]) -> None:
+        """`CodecNet.start_from`, and the moving average with it."""
+        self.model.start_from(pictures)
+        self.flat.average.copy_(self.flat.values)
+
     def _seed(self, seed: int) -> None:
         """Each process draws its own crops, qualities and noise."""
         torch.manual_seed(seed)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nncodec import metrics
 from nncodec.errors import InputError
+from nncodec.nets.scales import lower_bound
 from nncodec.objective import MIX_MSE, MS_SSIM_FACTOR
 
 Distortion = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -52,7 +53,9 @@ def _mix(x_hat: Tensor, x: Tensor, lmbda: Tensor) -> Tensor:
 
 
 def _ssim(x_hat: Tensor, x: Tensor, lmbda: Tensor) -> Tensor:
-    similarity = metrics.similarities(x_hat.float() * 255.0, x * 255.0)
+    # Clamped as decoded pixels are: black that must not be left from below is most of what SSIM asks of flat areas.
+    x_hat = 1.0 - lower_bound(1.0 - lower_bound(x_hat.float(), 0.0), 0.0)
+    similarity = metrics.similarities(x_hat * 255.0, x * 255.0)
     return lmbda * MS_SSIM_FACTOR * (1.0 - similarity) + MIX_MSE * _mse(x_hat, x, lmbda)
 
 

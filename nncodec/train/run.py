@@ -28,6 +28,8 @@ from nncodec.train.watch import Log
 LOG_STEPS = 50
 PLATEAU_PATIENCE = 2
 SHOWN_CROPS = 4
+START_PICTURES = 20_000
+"""As many give the principal components that small pictures start with."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -49,6 +51,8 @@ def run(recipe: Recipe, folder: Path, resume: bool, report: Callable[[str], None
     crops: Crops | WholePictures
     if trainer.model.config.side:
         crops = WholePictures(data, trainer.device, trainer.generator)
+        if not (resume or recipe.init_from):
+            trainer.start_from(crops.planes[:START_PICTURES].cpu().numpy())
     else:
         crops = Crops(data, trainer.device, trainer.generator, recipe.downscaled)
     session = _Session(trainer, data, crops, validation)
