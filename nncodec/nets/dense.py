@@ -108,7 +108,10 @@ class DenseAnalysis(nn.Module):
 
 
 class DenseSynthesis(nn.Module):
-    """g_s: y_hat [B, N, 4, 4] and quality [B] -> x_hat [B, 3, 64, 64], unclamped: equal channels, 0 in the rest."""
+    """g_s: y_hat [B, N, 4, 4] and quality [B] -> x_hat [B, 3, 64, 64], unclamped: equal channels, 0 in the rest.
+
+    In training mode the picture alone: [B, 1, side, side].
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -125,8 +128,10 @@ class DenseSynthesis(nn.Module):
 
     def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         grey = self.net(y_hat.flatten(1), quality).float() * (1 / PIXEL_SCALE) + 0.5
-        rest = Z_STRIDE - self.side
-        plane = F.pad(grey.view(-1, 1, self.side, self.side), (0, rest, 0, rest))
+        picture, rest = grey.view(-1, 1, self.side, self.side), Z_STRIDE - self.side
+        if self.training:
+            return picture
+        plane = F.pad(picture, (0, rest, 0, rest))
         return plane.expand(-1, 3, -1, -1)
 
 

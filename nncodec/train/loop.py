@@ -239,7 +239,8 @@ class Trainer:
 
     def _joint(self, x: Tensor, quality: Tensor, lmbda: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Bits a pixel, weighted distortion and squared error, [B] each."""
-        out = self.model(x, quality, self.recipe.bfloat16)
+        factorized = self.stage_progress < self.recipe.factorized_until
+        out = self.model(x, quality, self.recipe.bfloat16, factorized)
         return self._costs(out.y_bits + out.z_bits, out.x_hat, x, lmbda)
 
     def _decoder_only(self, x: Tensor, quality: Tensor, lmbda: Tensor) -> tuple[Tensor, Tensor, Tensor]:

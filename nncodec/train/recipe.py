@@ -32,12 +32,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch": 128,
         "clock": "cpu",
         "optimizer": "adamw",
+        "learning_rate": 2e-3,
         "ema": 0.998,
+        "factorized_until": 0.75,
         "loss": "ssim",
         "linear_learning_rate_factor": 1.0,
         "fit_pictures": 256,
-        "patience": 10,
-        "validation_seconds": 30.0,
+        "patience": 5,
+        "validation_seconds": 60.0,
     }
 }
 """Recipe fields for a kind of pictures: 28x28 grey (Fashion-MNIST, MNIST)."""
@@ -64,6 +66,8 @@ class Recipe:
         parts; 'plateau' halves when `patience` validations bring nothing better.
     fixed_until
         Share of the joint stage in which every crop has the middle quality.
+    factorized_until
+        Share of the joint stage in which means and context are left out (`CodecNet.factorized_latents`).
     late_from, late_crop
         Share of the joint stage from which crops are of `late_crop` pixels, as many as make the same area.
     decoder_share
@@ -106,6 +110,7 @@ class Recipe:
     late_from: float = 0.6
     downscaled: float = 0.3
     fixed_until: float = 0.0
+    factorized_until: float = 0.0
     decoder_share: float = 0.08
     fit_pictures: int = 32
     loss: str = "mse"
@@ -148,6 +153,7 @@ class Recipe:
             "constant_until",
             "late_from",
             "fixed_until",
+            "factorized_until",
             "decoder_share",
             "validation_share",
             "test_share",
