@@ -258,7 +258,10 @@ class Trainer:
         if side:  # and one of three equal channels
             x_hat, x = x_hat[:, :1, :side, :side], x[:, :1, :side, :side]
         bpp = bits / (x.shape[2] * x.shape[3])
-        return bpp, self.distortion(x_hat, x, lmbda), losses.squared_error(x_hat, x)
+        distortion = self.distortion(x_hat, x, lmbda)
+        if self.recipe.loss == "ssim":  # says nothing of how far beyond black black lies
+            x_hat = x_hat.clamp(0.0, 1.0)
+        return bpp, distortion, losses.squared_error(x_hat, x)
 
     def _weights(self, quality: Tensor, values: Tensor) -> Tensor:
         """1 / running mean loss at each crop's quality, so that high rates don't drown low ones."""
