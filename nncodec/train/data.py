@@ -272,7 +272,7 @@ class Crops:
 
 
 class WholePictures:
-    """Random pictures, all of one size and grey, half of them mirrored; on `device` as `Crops`."""
+    """Random pictures, all of one size and grey, as they are: in such sets every shoe points one way."""
 
     def __init__(self, store: PictureStore, device: torch.device | str, generator: torch.Generator) -> None:
         self.device = torch.device(device)
@@ -281,10 +281,8 @@ class WholePictures:
 
     def batch(self, count: int, size: int) -> Tensor:
         """`count` pictures, f32 [count, 3, size, size] in [0, 1], the last row and column repeated."""
-        u = torch.rand(count, 2, generator=self.generator, device=self.device)
-        planes = self.planes[(u[:, 0] * len(self.planes)).long()]
-        planes = torch.where((u[:, 1] < 0.5)[:, None, None], planes.flip(2), planes)
-        return on_plane(planes, size)
+        chosen = torch.randint(len(self.planes), (count,), generator=self.generator, device=self.device)
+        return on_plane(self.planes[chosen], size)
 
 
 def grey_planes(store: PictureStore, device: torch.device) -> Tensor:

@@ -34,12 +34,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimizer": "adamw",
         "learning_rate": 2e-3,
         "ema": 0.998,
-        "factorized_until": 0.75,
+        "factorized_until": 0.8,
         "loss": "ssim",
         "linear_learning_rate_factor": 1.0,
         "fit_pictures": 256,
-        "patience": 5,
-        "validation_seconds": 60.0,
+        "patience": 3,
+        "validation_seconds": 120.0,
     }
 }
 """Recipe fields for a kind of pictures: 28x28 grey (Fashion-MNIST, MNIST)."""
