@@ -22,8 +22,6 @@ from nncodec.nets.transforms import PIXEL_SCALE
 
 POSITIONS = (Z_STRIDE // Y_STRIDE) ** 2
 """Latent positions of y in a plane of 64x64."""
-
-
 START_STD = 150.0
 """Standard deviation of a value of y before any picture was seen, in 255-scale coefficient units."""
 

@@ -22,7 +22,7 @@ SSIM = "ssim"
 
 
 class Validator:
-    """Centre crops of up to `pictures` pictures, and what a model makes of them.
+    """Centre crops u8 [n, side, side, 3] of up to `pictures` pictures, their planes `x`, and what a model makes of them.
 
     With `side` whole grey pictures of that size (up to `pictures`, default 512), of which SSIM takes MS-SSIM's place.
     """
@@ -35,7 +35,7 @@ class Validator:
         if side:
             planes = grey_planes(store, torch.device("cpu"))[places]
             self.crops = planes[..., None].expand(-1, -1, -1, 3).numpy()
-            x = on_plane(planes.to(device))
+            self.x = on_plane(planes.to(device))
         else:
             crops = []
             for i in places:
@@ -44,8 +44,7 @@ class Validator:
                 crops.append(picture[top : top + SIDE, left : left + SIDE])
             self.crops = np.stack(crops)
             x = torch.from_numpy(self.crops).to(device).permute(0, 3, 1, 2).float() / 255.0
-        self.x = x.contiguous(memory_format=torch.channels_last)
-        """self.crops: u8 [n, side, side, 3]; self.x: f32 [n, 3, H, W], their planes."""
+            self.x = x.contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def rows(self, model: CodecNet, choose: Chooser | None = None) -> list[dict[str, float]]:
