@@ -22,7 +22,7 @@ SSIM = "ssim"
 
 
 class Validator:
-    """Centre crops u8 [n, side, side, 3] of up to `pictures` pictures, their planes `x`, and what a model makes of them.
+    """Centre crops u8 [n, side, side, 3] of up to `pictures` pictures, their planes x, and what a model makes of them.
 
     With `side` whole grey pictures of that size (up to `pictures`, default 512), of which SSIM takes MS-SSIM's place.
     """
