@@ -32,8 +32,10 @@ Z_MAX = 127
 MAGNITUDE_MAX = 15
 """The scale context sees min(|r|, MAGNITUDE_MAX)."""
 
-CODEC, BASELINE, POOLING, ENHANCED, VARIATIONAL = ARCHS = ("codec", "baseline", "pooling", "enhanced", "variational")
-"""Kinds of g_a and g_s: this codec's own, and the classic ones of `nets.classic`."""
+CODEC, BASELINE, POOLING, ENHANCED, VARIATIONAL, DENSE = ARCHS = (
+    "codec", "baseline", "pooling", "enhanced", "variational", "dense"
+)  # fmt: skip
+"""Kinds of g_a and g_s: this codec's own, the classic ones of `nets.classic`, and that of small grey pictures."""
 
 _CLASSIC_REACH = {BASELINE: (15, 15), POOLING: (15, 15), ENHANCED: (71, 58), VARIATIONAL: (15, 15)}
 """Receptive fields of g_a and g_s beyond their window, in pixels; of 'enhanced' those of its convolutions."""
@@ -50,7 +52,8 @@ class ModelConfig:
     """Channel widths and depths of one model.
 
     ``*8`` and ``*16`` name the stride a width or depth belongs to; `arch` is one of ARCHS. The classic archs take
-    their widths from these and have depths of their own.
+    their widths from these and have depths of their own. A `side` other than 0 says that pictures are grey and of
+    side x side pixels; arch 'dense' has one, and uses the ``*16`` alone.
     """
 
     y_channels: int
@@ -70,12 +73,13 @@ class ModelConfig:
     lmbda_min: float = 0.0005
     lmbda_max: float = 0.50
     arch: str = CODEC
+    side: int = 0
 
     def __post_init__(self) -> None:
         if self.arch not in ARCHS:
             raise ValueError(f"ModelConfig.arch is {self.arch!r}; known are {', '.join(ARCHS)}")
         for field in fields(self):
-            if field.name == "arch":
+            if field.name == "arch" or (field.name == "side" and self.side == 0):
                 continue
             value = getattr(self, field.name)
             if field.type == "int" and (not isinstance(value, int) or isinstance(value, bool)):
@@ -90,6 +94,11 @@ class ModelConfig:
             raise ValueError(f"y_channels is {self.y_channels}; at most {3 * Y_STRIDE**2}")
         if self.knots < 2:
             raise ValueError("knots must be at least 2")
+        if (self.arch == DENSE) != (Y_STRIDE <= self.side <= Z_STRIDE):
+            sides = f"{Y_STRIDE}..{Z_STRIDE} with {DENSE}, else 0"
+            raise ValueError(f"side is {self.side} with arch {self.arch}; it must be {sides}")
+        if self.side and self.y_channels * (Z_STRIDE // Y_STRIDE) ** 2 > self.side**2:
+            raise ValueError(f"y_channels is {self.y_channels}; too many for {self.side}x{self.side} pixels")
 
     def lmbda(self, quality: float) -> float:
         """Lagrangian weight of the mean squared error (255 scale) at `quality` in 1..100."""
@@ -105,6 +114,8 @@ class ModelConfig:
         reach = 8 * self.encoder_depth8 + 16 * self.encoder_depth16
         if self.arch in _CLASSIC_REACH:
             reach, _ = _CLASSIC_REACH[self.arch]
+        elif self.side:
+            reach = Z_STRIDE
         return math.ceil(reach / Y_STRIDE) * Y_STRIDE
 
     @property
@@ -113,11 +124,21 @@ class ModelConfig:
         reach = 16 * self.decoder_depth16 + 8 * self.decoder_depth8
         if self.arch in _CLASSIC_REACH:
             _, reach = _CLASSIC_REACH[self.arch]
+        elif self.side:
+            reach = Z_STRIDE
         return math.ceil(reach / Y_STRIDE) * Y_STRIDE
 
+    def refusal(self, width: int, height: int, grey: bool) -> str:
+        """Why weights of this shape don't code such a picture; empty where they do."""
+        if not self.side or (grey and width == height == self.side):
+            return ""
+        kind = "grey" if grey else "color"
+        return f"these weights code grey pictures of {self.side}x{self.side}, this one is {kind} of {width}x{height}"
+
     def to_dict(self) -> dict[str, int | float | str]:
-        """As stored beside weights and hashed into their id; the codec's own `arch` goes without saying."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("arch", CODEC)}
+        """As stored beside weights and hashed into their id; the codec's own `arch` and `side` go without saying."""
+        own = {"arch": CODEC, "side": 0}
+        return {name: value for name, value in asdict(self).items() if own.get(name) != value}
 
     @classmethod
     def from_dict(cls, values: dict[str, int | float | str]) -> ModelConfig:
@@ -182,7 +203,28 @@ TINY = ModelConfig(
 )
 """For tests: every path, no cost."""
 
-SIZES = {"fast": FAST, "base": BASE, "tiny": TINY}
+SMALL28 = ModelConfig(
+    y_channels=8,
+    z_channels=1,
+    encoder_width8=8,
+    encoder_depth8=1,
+    encoder_width16=256,
+    encoder_depth16=2,
+    decoder_width16=384,
+    decoder_depth16=2,
+    decoder_width8=8,
+    decoder_depth8=1,
+    hyper_width=8,
+    mean_width=16,
+    scale_width=8,
+    lmbda_min=0.001,
+    lmbda_max=0.10,
+    arch=DENSE,
+    side=28,
+)
+"""Grey pictures of 28x28: 128 latent values, no z."""
+
+SIZES = {"fast": FAST, "base": BASE, "tiny": TINY, "28x28": SMALL28}
 
 
 def scale_of_index(index: float) -> float:

@@ -42,6 +42,15 @@ def planes(pixels: Pixels):
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].float()
 
 
+def test_similarities_of_a_batch_are_those_of_its_pictures(pair: tuple[Pixels, Pixels]) -> None:
+    import torch
+
+    a, b = (np.stack([x[:28, :28], x[90:118, 50:78]]) for x in pair)
+    found = metrics.similarities(*(torch.from_numpy(x.transpose(0, 3, 1, 2)).float() for x in (a, b)))
+    expected = [metrics.ssim(np.ascontiguousarray(x), np.ascontiguousarray(y)) for x, y in zip(a, b, strict=True)]
+    assert found.tolist() == pytest.approx(expected, abs=1e-4)
+
+
 def test_psnr_equals_scikit_image(pair: tuple[Pixels, Pixels]) -> None:
     reference = pytest.importorskip("skimage.metrics")
     expected = reference.peak_signal_noise_ratio(*pair, data_range=255)

@@ -6,21 +6,26 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from nncodec.config import PASSES, ModelConfig
+from nncodec.config import PASSES, Z_STRIDE, ModelConfig
 from nncodec.nets.model import CodecNet
 
 HEIGHT, WIDTH = 512, 768
 
 
 def kmac_per_pixel(config: ModelConfig) -> dict[str, float]:
-    """Thousands of multiply-accumulates a pixel: g_a, h_a, means, scales, g_s, on a Kodak-sized frame."""
+    """Thousands of multiply-accumulates a pixel: g_a, h_a, means, scales, g_s, on a Kodak-sized frame.
+
+    For pictures of one size, a pixel of these.
+    """
     net = CodecNet(config).eval()
-    x = torch.zeros(1, 3, HEIGHT, WIDTH)
+    height, width = (Z_STRIDE, Z_STRIDE) if config.side else (HEIGHT, WIDTH)
+    pixels = config.side**2 or HEIGHT * WIDTH
+    x = torch.zeros(1, 3, height, width)
     q = torch.full((1,), 50.0)
     counts: dict[str, float] = {}
 
     def count(name: str, counter: FlopCounterMode) -> None:
-        counts[name] = counter.get_total_flops() / 2 / (HEIGHT * WIDTH) / 1000
+        counts[name] = counter.get_total_flops() / 2 / pixels / 1000
 
     # The counter does not know the CPU's fused attention; as products of matrices it is counted.
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):

@@ -11,12 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nncodec import quadtree
 from nncodec.config import (
     BASELINE,
     CODEC,
+    DENSE,
     ENHANCED,
     GROUPS,
     PASSES,
@@ -38,6 +40,7 @@ from nncodec.nets.classic import (
     EnhancedSynthesis,
     PoolingAnalysis,
 )
+from nncodec.nets.dense import START_STD, DenseAnalysis, DenseSynthesis, NoHyper, principal_components
 from nncodec.nets.means import MeanNet
 from nncodec.nets.scales import INDEX_UNIT, ScaleNet, gaussian_bits, magnitude
 from nncodec.nets.transforms import AnalysisTransform, HyperAnalysis, SynthesisTransform
@@ -48,6 +51,7 @@ TRANSFORMS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
     POOLING: (PoolingAnalysis, BaselineSynthesis),
     ENHANCED: (EnhancedAnalysis, EnhancedSynthesis),
     VARIATIONAL: (BaselineAnalysis, BaselineSynthesis),
+    DENSE: (DenseAnalysis, DenseSynthesis),
 }
 """g_a and g_s of each arch of `config.ARCHS`; made from a ModelConfig, called with (x or y_hat, quality)."""
 
@@ -101,33 +105,50 @@ class CodecNet(nn.Module):
         self.config = config
         analysis, synthesis = TRANSFORMS[config.arch]
         self.g_a = analysis(config)
-        self.h_a = HyperAnalysis(config)
+        self.h_a = NoHyper(config) if config.arch == DENSE else HyperAnalysis(config)
         self.mean_net = MeanNet(config)
         self.scale_net = ScaleNet(config)
         self.g_s = synthesis(config)
         self.log_gain = QualityTable(config.knots, config.y_channels)
         self._start_from_theory()
 
-    @torch.no_grad()
     def _start_from_theory(self) -> None:
         """Gains and scales such that the untrained model is a transform codec at every quality.
 
         Without the DCT path, which alone knows its channels, all start as one of spread OTHER_SPREAD.
         """
+        channels = self.config.y_channels
         if self.config.arch == CODEC:
-            _, std = dct_basis()
-            std = std[channel_order(self.config.y_channels)]
-            scale = channel_scale(std)
+            std = dct_basis()[1][channel_order(channels)]
+            self._start_gains(std, channel_scale(std))
+        elif self.config.arch == DENSE:
+            std = np.full(channels, START_STD)
+            self._start_gains(std, channel_scale(std))
+            self.scale_net.z_index.requires_grad_(False)  # z is never coded
         else:
-            std = scale = np.full(self.config.y_channels, OTHER_SPREAD)
+            std = np.full(channels, OTHER_SPREAD)
+            self._start_gains(std, std)
+
+    def start_from(self, pictures: NDArray[np.uint8]) -> None:
+        """Make the linear paths of arch 'dense' principal components of pictures u8 [n, side, side]."""
+        components = principal_components(pictures, self.config.y_channels)
+        self.g_a.start(components)  # type: ignore[operator]
+        self.g_s.start(components)  # type: ignore[operator]
+        self._start_gains(components.std, channel_scale(components.std))
+
+    @torch.no_grad()
+    def _start_gains(self, std: NDArray[np.float64], scale: NDArray[np.float64]) -> None:
+        """Gains and scales for channels of these standard deviations and natural units (255 scale)."""
         per_index = math.log(SCALE_MAX / SCALE_MIN) / SCALE_INDEX_MAX
+        finer = 3**-0.5 if self.config.side else 1.0  # a grey pixel is one sample, where theory has three
         for knot in range(self.config.knots):
             quality = 1 + knot * (QUALITIES - 1) / (self.config.knots - 1)
-            step = step_for_lmbda(self.config.lmbda(quality))
+            step = finer * step_for_lmbda(self.config.lmbda(quality))
             self.log_gain.rows[knot] = torch.from_numpy(scale / step).log()
             index = torch.from_numpy(std / step / SCALE_MIN).log() / per_index
             self.scale_net.index_bias.rows[knot] = index.clamp(0, SCALE_INDEX_MAX) / INDEX_UNIT
-        self.scale_net.z_index.rows.fill_(math.log(1.0 / SCALE_MIN) / per_index / INDEX_UNIT)
+        z_index = 0.0 if self.config.arch == DENSE else math.log(1.0 / SCALE_MIN) / per_index / INDEX_UNIT
+        self.scale_net.z_index.rows.fill_(z_index)
 
     @property
     def linear_path(self) -> Tensor:
@@ -157,11 +178,14 @@ class CodecNet(nn.Module):
             return (hard + soft - soft.detach()).sum((1, 2, 3))
         return torch.where(index < 0.5, 0.0, gaussian_bits(rounded, index.round())).sum((1, 2, 3))
 
-    def forward(self, x: Tensor, quality: Tensor, autocast: bool = False) -> TrainOutput:
-        """`latents`, then g_s; a 'variational' model in training mode as `_variational` has it."""
+    def forward(self, x: Tensor, quality: Tensor, autocast: bool = False, factorized: bool = False) -> TrainOutput:
+        """`latents`, or with `factorized` `factorized_latents`, then g_s.
+
+        A 'variational' model in training mode as `_variational` has it.
+        """
         if self.training and self.config.arch == VARIATIONAL:
             return self._variational(x, quality, autocast)
-        latents = self.latents(x, quality, autocast)
+        latents = self.factorized_latents(x, quality) if factorized else self.latents(x, quality, autocast)
         return TrainOutput(self._synthesis(latents.y_hat, quality, autocast), latents.y_bits, latents.z_bits)
 
     def _variational(self, x: Tensor, quality: Tensor, autocast: bool) -> TrainOutput:
@@ -187,6 +211,18 @@ class CodecNet(nn.Module):
         with torch.autocast(y_hat.device.type, dtype=torch.bfloat16, enabled=autocast):
             return self.g_s(y_hat, quality)
 
+    def factorized_latents(self, x: Tensor, quality: Tensor) -> Latents:
+        """`latents` in training, as if all heads of the mean and scale nets were still at the zero they start from.
+
+        Neither net is run, so that a step of arch 'dense' takes a third of the time; z is left out.
+        """
+        y, gain = self.g_a(x, quality), self.gain(quality)
+        residual = y * gain
+        index = INDEX_UNIT * self.scale_net.index_bias(quality)[:, :, None, None]
+        r_hat = ste_round(residual)
+        bits = self._bits(residual, r_hat, index.expand_as(y))
+        return Latents(r_hat / gain, bits, torch.zeros_like(bits))
+
     def latents(self, x: Tensor, quality: Tensor, autocast: bool = False, choose: Chooser | None = None) -> Latents:
         """x [B, 3, H, W] f32 in [0, 1], H and W multiples of 64; quality [B] f32 in 1..100.
 
@@ -209,7 +245,9 @@ class CodecNet(nn.Module):
         z_hat = ste_round(z.clamp(-Z_MAX, Z_MAX))
         z_bits = self._bits(z, z_hat, self.z_index(quality))
         with torch.autocast(kind, dtype=torch.bfloat16, enabled=autocast):
-            mean_features = self.mean_net.features(z_hat)
+            # Without z the features are the same for every picture.
+            one = z_hat[:1] if self.config.side else z_hat
+            mean_features = self.mean_net.features(one).expand(len(z_hat), -1, -1, -1)
         scale_features = self.scale_net.features(z_hat, quality)
         context = torch.zeros_like(y)
         magnitudes = torch.zeros_like(y)

@@ -18,6 +18,7 @@ _DEFAULTS = {field.name: field.default for field in fields(Recipe)}
 _OPTIONS: list[tuple[str, str, Any, str]] = [
     ("--val", "validation", click.Path(exists=True), "Validation pictures."),
     ("--val-share", "validation_share", float, "Without --val: keep this share of the data for validation."),
+    ("--test-share", "test_share", float, "Keep this share for test.json, written at the end."),
     ("--size", "size", click.Choice(sorted(SIZES)), "Widths and depths of the model."),
     ("--arch", "arch", click.Choice(ARCHS), "Kind of transforms; docs/classic.md."),
     ("--latents", "latents", click.IntRange(4), "Channels of y, a multiple of 4. [default: the size's own]"),
@@ -81,6 +82,8 @@ def _recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder.")
 @click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="A recipe.toml; options given here override it.")  # fmt: skip
+@click.option("--preset", type=click.Choice(sorted(recipes.PRESETS)),
+              help="Recipe for a kind of pictures, 28x28: small and grey; options given here override it.")  # fmt: skip
 @click.option("--time-limit", help="Train for this long: 90s, 10m, 8h. Anneals to zero inside it.")
 @_recipe_options
 @click.option("--resume", is_flag=True, help="Go on from the run folder's checkpoint, with its recipe.")
@@ -90,13 +93,14 @@ def train(
     data: Path | None,
     output: Path,
     config: Path | None,
+    preset: str | None,
     time_limit: str | None,
     resume: bool,
     device: str | None,
     threads: int | None,
     **options: Any,
 ) -> None:
-    """Train a model on pictures: a folder (searched in depth), or tar files of pictures.
+    """Train a model on pictures: a folder (searched in depth), or tar or IDX files of pictures.
 
     Leaves in the run folder: the weights, ready for `nncodec compress -m`; the resolved recipe; logs, curves and
     progress.gif. Under `torchrun --nproc-per-node N -m nncodec train ...` it uses N processes.
@@ -108,10 +112,11 @@ def train(
 
     given = {name: value for name, value in options.items() if value is not None}
     if resume:
-        if config or given or time_limit or data:
+        if config or preset or given or time_limit or data:
             raise click.UsageError("--resume takes the recipe of the run; give no other option than -o")
         config = output / "recipe.toml"
-    values = recipes.read(config) if config else {}
+    values = dict(recipes.PRESETS[preset]) if preset else {}
+    values |= recipes.read(config) if config else {}
     if time_limit:
         given["seconds"] = seconds(time_limit)
     if "seconds" in given and "steps" in given:
@@ -164,7 +169,7 @@ def export(
         raise InputError(f"{output}: exists; add --force to overwrite it")
     recipe = Recipe(**recipes.read(run / "recipe.toml"))
     net, fitted = exporter.load_checkpoint(run / CHECKPOINT)
-    store = load_pictures(data or Path(recipe.data), run / "cache", recipe.side_min)
+    store = load_pictures(data or Path(recipe.data), run / "cache", recipe.side_min, net.config.side)
     facts = {"data": store.digest, **recipe.facts}
     if recipe.encoder_only and recipe.init_from:
         identity = exporter.write_encoder(net, output.stem, Path(recipe.init_from), output, facts)

@@ -1,6 +1,6 @@
 """Training pictures: decoded once into one uint8 file, then cropped at random where the model runs.
 
-Knows folders, tar files and pixels; nothing of networks or losses.
+Knows folders, tar and IDX files and pixels; nothing of networks or losses.
 """
 
 from __future__ import annotations
@@ -15,17 +15,22 @@ import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from nncodec.config import Z_STRIDE
 from nncodec.errors import InputError
+from nncodec.train import idx
 
 SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -34,16 +39,15 @@ SCALE_MAX = 2.0
 
 
 def find_pictures(source: Path) -> list[Path]:
-    """Every picture and tar file below `source` (or `source` itself, a tar file), sorted.
+    """Every picture, tar and IDX file below `source` (or `source` itself, a tar or IDX file), sorted.
 
     Raises InputError when there is none. Subfolders mean nothing: class folders are as good as any.
     """
-    if source.is_file():
-        paths = [source]
-    else:
-        paths = sorted(p for p in source.rglob("*") if p.is_file() and (_is_picture(p.name) or _is_tar(p.name)))
+    inside = source.rglob("*")
+    paths = [source] if source.is_file() else sorted(p for p in inside if p.is_file() and _is_known(p.name))
     if not paths:
-        raise InputError(f"{source}: no pictures ({', '.join(sorted(SUFFIXES))}, tar); name a folder that has some")
+        known = ", ".join(sorted(SUFFIXES))
+        raise InputError(f"{source}: no pictures ({known}, tar, idx3-ubyte); name a folder that has some")
     return paths
 
 
@@ -51,13 +55,26 @@ def _is_picture(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
+def _is_known(name: str) -> bool:
+    return _is_picture(name) or _is_tar(name) or idx.is_idx(name)
+
+
 def _is_tar(name: str) -> bool:
     return name.lower().endswith(TAR_SUFFIXES)
 
 
-def _contents(paths: list[Path]) -> Iterator[bytes | Path]:
-    """Each picture: a path, or the bytes of a member of a tar file. Raises InputError for broken tar files."""
+Content = bytes | Path | NDArray[np.uint8]
+
+
+def _contents(paths: list[Path]) -> Iterator[Content]:
+    """Each picture: a path, the bytes of a member of a tar file, or pixels [H, W] of an IDX file.
+
+    Raises InputError for broken tar and IDX files.
+    """
     for path in paths:
+        if idx.is_idx(path.name):
+            yield from idx.read(path)
+            continue
         if not _is_tar(path.name):
             yield path
             continue
@@ -72,20 +89,24 @@ def _contents(paths: list[Path]) -> Iterator[bytes | Path]:
             raise InputError(f"{path}: not a readable tar file: {error}") from None
 
 
-def _decode(content: bytes | Path) -> NDArray[np.uint8] | None:
+def _decode(content: Content, grey: bool) -> NDArray[np.uint8] | None:
+    """RGB u8 [H, W, 3]; with `grey` three times the luma."""
+    if isinstance(content, np.ndarray):
+        return np.repeat(content[..., None], 3, axis=2)
     try:
         with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
-            return np.asarray(image.convert("RGB"))
+            return np.asarray((image.convert("L") if grey else image).convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
 
 
-def _decoded(paths: list[Path]) -> Iterator[NDArray[np.uint8] | None]:
+def _decoded(paths: list[Path], grey: bool) -> Iterator[NDArray[np.uint8] | None]:
     """Every picture, in order, None for what cannot be read; decoded by as many threads as there are cores."""
     contents = _contents(paths)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         while chunk := list(itertools.islice(contents, 64)):
-            yield from threads.map(_decode, chunk)
+            spread = map if isinstance(chunk[0], np.ndarray) else threads.map
+            yield from spread(partial(_decode, grey=grey), chunk)
 
 
 @dataclass(frozen=True)
@@ -122,6 +143,28 @@ class PictureStore:
             raise InputError(f"{len(self)} pictures are too few to keep {count} of them for validation")
         return self._part(set(range(len(self))) - chosen), self._part(chosen)
 
+    def parts(self, shares: tuple[float, float], seed: int) -> tuple[PictureStore, PictureStore, PictureStore]:
+        """Three stores, the second and third with these shares of the pictures.
+
+        They are drawn in the order of a hash over seed and pixels: the same wherever and in whatever order the
+        pictures lie, and of equal pictures all are in one part. Raises InputError when a part would be empty.
+        """
+        pixels = self.pixels.numpy()
+        salt = seed.to_bytes(8, "little", signed=True)
+        hashes = []
+        for start, (height, width) in zip(self.offsets, self.shapes, strict=True):
+            hashes.append(hashlib.sha256(salt + pixels[start : start + height * width].tobytes()).digest())
+        order = sorted(range(len(self)), key=hashes.__getitem__)
+        ends = [0, round(shares[0] * len(self)), round(sum(shares) * len(self)), len(self)]
+        for i in (1, 2):
+            while 0 < ends[i] < len(self) and hashes[order[ends[i]]] == hashes[order[ends[i] - 1]]:
+                ends[i] += 1
+        chosen = [set(order[start:end]) for start, end in pairwise(ends)]
+        if not all(chosen):
+            raise InputError(f"{len(self)} pictures are too few to keep {shares[0]} and {shares[1]} of them apart")
+        validation, test, rest = (self._part(part) for part in chosen)
+        return rest, validation, test
+
     def _part(self, keep: set[int]) -> PictureStore:
         rows = sorted(keep)
         return PictureStore(
@@ -129,35 +172,41 @@ class PictureStore:
         )
 
 
-def load_pictures(source: Path, cache: Path, side_min: int) -> PictureStore:
+def load_pictures(source: Path, cache: Path, side_min: int, side: int = 0) -> PictureStore:
     """Decode every picture of `source` into `cache` (once) and map it into memory.
 
-    Pictures that cannot be read or are smaller than `side_min` are skipped and counted on stderr.
+    Pictures that cannot be read or are smaller than `side_min` are skipped and counted on stderr. With `side`
+    all are made grey, and those that are not of side x side pixels are skipped.
     """
     paths = find_pictures(source)
     root = source if source.is_dir() else source.parent
     listing = [(str(p.relative_to(root)), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
-    key = hashlib.sha256(json.dumps([listing, side_min]).encode()).hexdigest()[:16]
+    kind = [side_min] if not side else [side, "grey"]
+    key = hashlib.sha256(json.dumps([listing, *kind]).encode()).hexdigest()[:16]
     data, index = cache / f"{key}.u8", cache / f"{key}.json"
     if not index.exists():
         cache.mkdir(parents=True, exist_ok=True)
         partial = data.with_suffix(f".partial{os.getpid()}")  # several runs may share the folder
         shapes, seen = [], 0
         with partial.open("wb") as out:
-            for array in tqdm(_decoded(paths), desc="decode", unit=" pictures", file=sys.stderr, mininterval=2):
+            pictures = _decoded(paths, side > 0)
+            for array in tqdm(pictures, desc="decode", unit=" pictures", file=sys.stderr, mininterval=2):
                 seen += 1
-                if array is not None and min(array.shape[:2]) >= side_min:
+                fits = array is not None and min(array.shape[:2]) >= side_min
+                if array is not None and (array.shape[:2] == (side, side) if side else fits):
                     shapes.append(array.shape[:2])
                     out.write(array.tobytes())
         if len(shapes) < seen:
             skipped = seen - len(shapes)
-            print(f"{source}: skipped {skipped} of {seen} pictures (unreadable or small)", file=sys.stderr)
+            why = f"unreadable or {'of another size' if side else 'small'}"
+            print(f"{source}: skipped {skipped} of {seen} pictures ({why})", file=sys.stderr)
         partial.replace(data)
         index.write_text(json.dumps(shapes))
     shapes_read: list[Any] = json.loads(index.read_text())
     shapes_all = tuple((int(h), int(w)) for h, w in shapes_read)
     if not shapes_all:
-        raise InputError(f"{source}: no picture is readable and at least {side_min} pixels on each side")
+        size = f"{side}x{side} pixels" if side else f"at least {side_min} pixels on each side"
+        raise InputError(f"{source}: no picture is readable and {size}")
     offsets = tuple(int(v) for v in np.cumsum([0, *(h * w for h, w in shapes_all[:-1])]))
     return PictureStore(data, offsets, shapes_all, key)
 
@@ -220,6 +269,34 @@ class Crops:
         window = self._window(u, picture, source, wide).float()
         rows = torch.einsum("nsw,nwxc->nsxc", share, window)
         return torch.einsum("ntx,nsxc->nstc", share, rows).round().clamp(0, 255).to(torch.uint8)
+
+
+class WholePictures:
+    """Random pictures, all of one size and grey, as they are: in such sets every shoe points one way."""
+
+    def __init__(self, store: PictureStore, device: torch.device | str, generator: torch.Generator) -> None:
+        self.device = torch.device(device)
+        self.generator = generator
+        self.planes = grey_planes(store, self.device)
+
+    def batch(self, count: int, size: int) -> Tensor:
+        """`count` pictures, f32 [count, 3, size, size] in [0, 1], the last row and column repeated."""
+        chosen = torch.randint(len(self.planes), (count,), generator=self.generator, device=self.device)
+        return on_plane(self.planes[chosen], size)
+
+
+def grey_planes(store: PictureStore, device: torch.device) -> Tensor:
+    """u8 [n, height, width]: grey pictures of a store that was loaded with their `side`."""
+    height, width = store.shapes[0]
+    rows = torch.tensor(store.offsets) // (height * width)
+    return store.pixels.view(-1, height * width, 3)[rows, :, 0].view(-1, height, width).to(device)
+
+
+def on_plane(planes: Tensor, size: int = Z_STRIDE) -> Tensor:
+    """u8 [B, h, w] -> f32 [B, 3, size, size] in [0, 1], equal channels, padded as the codec does it."""
+    x = planes[:, None].float() / 255.0
+    padding = (0, size - planes.shape[2], 0, size - planes.shape[1])
+    return F.pad(x, padding, mode="replicate").expand(-1, 3, -1, -1)
 
 
 def noisy(x: Tensor, deviations: tuple[float, float], generator: torch.Generator) -> Tensor:

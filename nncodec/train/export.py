@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from nncodec import encoding, freqs, weights
+from nncodec import encoding, freqs, tiling, weights
 from nncodec.config import ModelConfig
 from nncodec.effort import prices
 from nncodec.entropy import EntropyModel
@@ -108,9 +108,10 @@ def _histograms(model: Model, store: PictureStore, pictures: int, end: float) ->
         if done >= 2 and time.perf_counter() > end:
             break
         color = store.picture(int(i) * len(store) // count)
-        color = color[: min(color.shape[0], 512) // 64 * 64, : min(color.shape[1], 512) // 64 * 64]
+        if not model.config.side:
+            color = color[: min(color.shape[0], 512) // 64 * 64, : min(color.shape[1], 512) // 64 * 64]
         for quality in FIT_QUALITIES:
-            y = encoding.analyze(model, color, Rect(0, 0, *color.shape[:2]), quality)
+            y = encoding.analyze(model, color, Rect(0, 0, *map(tiling.padded, color.shape[:2])), quality)
             _, symbols = encoding.encode_tile(model, y, quality, price)
             for residuals, index in model.entropy.walk(symbols, quality):
                 magnitude = np.minimum(np.abs(residuals), width - 1)

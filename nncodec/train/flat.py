@@ -17,12 +17,13 @@ MATRIX, VECTOR, LINEAR, STATISTIC = KINDS = ("matrix", "vector", "linear", "stat
 def kind_of(name: str, parameter: Tensor) -> str:
     """How optimizers treat a parameter: MATRIX, LINEAR (the DCT path) or VECTOR (the rest).
 
-    MATRIX are 1x1 convolutions, and of g_a and g_s all that mix channels: a k x k kernel is [out, in k k].
+    MATRIX are dense layers, 1x1 convolutions and, in g_a and g_s, all that mix channels: k x k kernels as [out, in kk].
     """
     if ".linear." in name:
         return LINEAR
     mixes = parameter.dim() == 4 and min(parameter.shape[:2]) > 1
     matrix = mixes and (parameter.shape[2:] == (1, 1) or name.startswith(("g_a.", "g_s.")))
+    matrix |= parameter.dim() == 2 and not name.endswith(".rows")
     return MATRIX if matrix else VECTOR
 
 

@@ -28,7 +28,7 @@ from nncodec.errors import InputError
 from nncodec.freqs import Tables
 from nncodec.nets.model import CodecNet, placed
 from nncodec.train import export, losses, optimizers
-from nncodec.train.data import Crops, PictureStore, noisy
+from nncodec.train.data import Crops, PictureStore, WholePictures, noisy
 from nncodec.train.flat import STATISTIC, FlatParameters
 from nncodec.train.recipe import Recipe, noise_range
 
@@ -122,6 +122,11 @@ class Trainer:
         self._clock_offset = self._now() if begun is None else begun
         self._agree = 10 if device.type == "cuda" else 1
 
+    def start_from(self, pictures: NDArray[np.uint8]) -> None:
+        """`CodecNet.start_from`, and the moving average with it."""
+        self.model.start_from(pictures)
+        self.flat.average.copy_(self.flat.values)
+
     def _seed(self, seed: int) -> None:
         """Each process draws its own crops, qualities and noise."""
         torch.manual_seed(seed)
@@ -207,7 +212,7 @@ class Trainer:
     def crop_size(self) -> int:
         return self.recipe.late_crop if self.stage_progress >= self.recipe.late_from else self.recipe.crop
 
-    def train_step(self, crops: Crops) -> float:
+    def train_step(self, crops: Crops | WholePictures) -> float:
         """One optimizer step; returns its crops in units of 256x256 pixels, over all processes."""
         recipe, size = self.recipe, self.crop_size
         count = max(1, recipe.batch * recipe.crop**2 // size**2)
@@ -254,9 +259,9 @@ class Trainer:
 
     def _joint(self, seen: Tensor, x: Tensor, quality: Tensor, lmbda: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Bits a pixel, weighted distortion from x and squared error, [B] each, of what the encoder has `seen`."""
-        out = self.model(seen, quality, self.recipe.bfloat16)
-        bpp = (out.y_bits + out.z_bits) / (x.shape[2] * x.shape[3])
-        return bpp, self.distortion(out.x_hat, x, lmbda), losses.squared_error(out.x_hat, x)
+        factorized = self.stage_progress < self.recipe.factorized_until
+        out = self.model(seen, quality, self.recipe.bfloat16, factorized)
+        return self._costs(out.y_bits + out.z_bits, out.x_hat, x, lmbda)
 
     def _decoder_only(self, seen: Tensor, x: Tensor, quality: Tensor, lmbda: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():
@@ -265,8 +270,18 @@ class Trainer:
             )
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.recipe.bfloat16):
             x_hat = self.model.g_s(latents.y_hat, quality)
-        bpp = (latents.y_bits + latents.z_bits) / (x.shape[2] * x.shape[3])
-        return bpp, self.distortion(x_hat, x, lmbda), losses.squared_error(x_hat, x)
+        return self._costs(latents.y_bits + latents.z_bits, x_hat, x, lmbda)
+
+    def _costs(self, bits: Tensor, x_hat: Tensor, x: Tensor, lmbda: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Bits a pixel, weighted distortion and squared error, [B] each, over what belongs to the picture."""
+        side = self.model.config.side
+        if side:  # and one of three equal channels
+            x_hat, x = x_hat[:, :1, :side, :side], x[:, :1, :side, :side]
+        bpp = bits / (x.shape[2] * x.shape[3])
+        distortion = self.distortion(x_hat, x, lmbda)
+        if self.recipe.loss == "ssim":  # says nothing of how far beyond black black lies
+            x_hat = x_hat.clamp(0.0, 1.0)
+        return bpp, distortion, losses.squared_error(x_hat, x)
 
     def _weights(self, quality: Tensor, values: Tensor) -> Tensor:
         """1 / running mean loss at each crop's quality, so that high rates don't drown low ones."""

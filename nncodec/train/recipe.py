@@ -12,14 +12,37 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from nncodec.config import CODEC, MS_SSIM, PSNR, QUALITIES, SIZES, ModelConfig
+from nncodec.config import CODEC, DENSE, MS_SSIM, PSNR, QUALITIES, SIZES, ModelConfig
 from nncodec.errors import InputError
 
 OPTIMIZERS = {"adamw": 1e-3, "lion": 1e-4, "soap": 2e-3, "muon": 2e-3}
 """Each optimizer's learning rate unless a recipe states one."""
 SCHEDULES = ("cosine", "step", "plateau")
-LOSSES = ("mse", "l1", "ms-ssim", "mix")
+LOSSES = ("mse", "l1", "ms-ssim", "mix", "ssim")
 CLOCKS = ("wall", "cpu")
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "28x28": {
+        "size": "28x28",
+        "arch": DENSE,
+        "validation_share": 0.1,
+        "test_share": 0.1,
+        "crop": 64,
+        "late_crop": 64,
+        "batch": 128,
+        "clock": "cpu",
+        "optimizer": "adamw",
+        "learning_rate": 2e-3,
+        "ema": 0.998,
+        "factorized_until": 0.8,
+        "loss": "ssim",
+        "linear_learning_rate_factor": 1.0,
+        "fit_pictures": 256,
+        "patience": 3,
+        "validation_seconds": 120.0,
+    }
+}
+"""Recipe fields for a kind of pictures: 28x28 grey (Fashion-MNIST, MNIST)."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +50,9 @@ class Recipe:
     """A training run; `docs/training.md` says what each field bought.
 
     data, validation
-        Folders of pictures or tar files of them; without `validation`, `validation_share` of the data.
+        Folders of pictures, tar or IDX files of them; without `validation`, `validation_share` of the data.
+    test_share
+        Share of the data that is looked at once, when training is over; with it the data are split by `seed`.
     arch, latents, width
         Kind of g_a and g_s (`config.ARCHS`), channels of y (0: the size's own), factor on the widths of the size.
     seconds, steps
@@ -41,6 +66,8 @@ class Recipe:
         parts; 'plateau' halves when `patience` validations bring nothing better.
     fixed_until
         Share of the joint stage in which every crop has the middle quality.
+    factorized_until
+        Share of the joint stage in which means and context are left out (`CodecNet.factorized_latents`).
     late_from, late_crop
         Share of the joint stage from which crops are of `late_crop` pixels, as many as make the same area.
     decoder_share
@@ -53,7 +80,7 @@ class Recipe:
         What is added to what the encoder sees, while the distortion is that of the clean picture: 'gauss:LOW-HIGH',
         white noise of a standard deviation drawn for each crop (255 scale), clipped to the range of levels.
     loss
-        Distortion: 'mse', 'l1', 'ms-ssim' or 'mix' (MS-SSIM with a tenth of the MSE).
+        Distortion: 'mse', 'l1', 'ms-ssim', 'mix' (MS-SSIM with a tenth of the MSE) or 'ssim' (SSIM with the same).
     dropout
         Share of the channels inside residual blocks that a step leaves out (arch 'enhanced').
     patience
@@ -63,6 +90,7 @@ class Recipe:
     data: str
     validation: str | None = None
     validation_share: float = 0.0
+    test_share: float = 0.0
     size: str = "fast"
     arch: str = CODEC
     latents: int = 0
@@ -87,6 +115,7 @@ class Recipe:
     late_from: float = 0.6
     downscaled: float = 0.3
     fixed_until: float = 0.0
+    factorized_until: float = 0.0
     decoder_share: float = 0.08
     fit_pictures: int = 32
     loss: str = "mse"
@@ -128,7 +157,20 @@ class Recipe:
         ):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
-        for name in ("constant_until", "late_from", "fixed_until", "decoder_share", "validation_share", "downscaled"):
+        if self.test_share and (self.validation or not self.validation_share):
+            raise InputError("test_share needs validation_share, and no validation pictures of their own")
+        if self.validation_share + self.test_share >= 1:
+            raise InputError("validation_share and test_share leave nothing to train on")
+        for name in (
+            "constant_until",
+            "late_from",
+            "fixed_until",
+            "factorized_until",
+            "decoder_share",
+            "validation_share",
+            "test_share",
+            "downscaled",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must lie in 0..1")
         if not 0 <= self.dropout < 1:
@@ -157,6 +199,11 @@ class Recipe:
     def tune(self) -> str:
         """What the model is trained for, of `config.TUNES`."""
         return MS_SSIM if self.loss in ("ms-ssim", "mix") else PSNR
+
+    @property
+    def measure(self) -> str:
+        """What validation scores by: `tune`, or 'ssim'."""
+        return self.loss if self.loss == "ssim" else self.tune
 
     @property
     def facts(self) -> dict[str, str]:

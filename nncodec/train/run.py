@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
@@ -12,10 +13,12 @@ from types import FrameType
 
 import torch
 
+from nncodec.config import Z_STRIDE
+from nncodec.effort import prices, rounded
 from nncodec.errors import InputError
 from nncodec.nets.complexity import kmac_per_pixel
 from nncodec.train import plots, validate
-from nncodec.train.data import Crops, PictureStore, load_pictures
+from nncodec.train.data import Crops, PictureStore, WholePictures, load_pictures
 from nncodec.train.loop import CHECKPOINT, DECODER, DONE, JOINT, Trainer
 from nncodec.train.recipe import Recipe
 from nncodec.train.speed import matrix_gflops
@@ -25,6 +28,8 @@ from nncodec.train.watch import Log
 LOG_STEPS = 50
 PLATEAU_PATIENCE = 2
 SHOWN_CROPS = 4
+START_PICTURES = 20_000
+"""As many give the principal components that small pictures start with."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -41,9 +46,9 @@ def run(
 ) -> Path | None:
     """Train to the end of the budget; returns the weights file (on rank 0).
 
-    Leaves recipe.toml, checkpoint.pt, log.jsonl, log.csv, curves.png, rd.png, progress.gif and
-    `name`.safetensors in `folder`, and decoded pictures in `cache` (default: in `folder`). `watch` is called with
-    the share of the budget used and the score of each validation. Raises Stopped after a signal, InputError for
+    Leaves recipe.toml, checkpoint.pt, log.jsonl, log.csv, curves.png, rd.png, progress.gif, `name`.safetensors and,
+    with a test share, test.json in `folder`, and decoded pictures in `cache` (default: in `folder`). `watch` is called
+    with the share of the budget used and the score of each validation. Raises Stopped after a signal, InputError for
     what the user can mend.
     """
     begun = time.perf_counter() if recipe.clock == "wall" else time.process_time()
@@ -51,8 +56,14 @@ def run(
     if not resume and (folder / CHECKPOINT).exists():
         raise InputError(f"{folder}: holds a checkpoint already; add --resume or choose another folder")
     trainer = Trainer(recipe, folder, begun)
-    data, validation = _pictures(recipe, cache or folder / "cache", trainer)
-    crops = Crops(data, trainer.device, trainer.generator, recipe.downscaled)
+    data, validation, test = _pictures(recipe, cache or folder / "cache", trainer)
+    crops: Crops | WholePictures
+    if trainer.model.config.side:
+        crops = WholePictures(data, trainer.device, trainer.generator)
+        if not (resume or recipe.init_from):
+            trainer.start_from(crops.planes[:START_PICTURES].cpu().numpy())
+    else:
+        crops = Crops(data, trainer.device, trainer.generator, recipe.downscaled)
     session = _Session(trainer, data, crops, validation, watch)
     if resume:
         trainer.load()
@@ -73,22 +84,44 @@ def run(
     if out is None:
         return None
     report(f"{out}  {trainer.step} steps in {trainer.elapsed:.0f} s")
+    if test:
+        report(_test(trainer, test))
     return out
 
 
-def _pictures(recipe: Recipe, cache: Path, trainer: Trainer) -> tuple[PictureStore, PictureStore | None]:
-    """Training and validation pictures; rank 0 decodes, the others map what it wrote."""
+def _test(trainer: Trainer, store: PictureStore) -> str:
+    """Rate and closeness on the test pictures, residuals chosen as the default effort does: test.json, and a line."""
+    assert trainer.tables is not None
+    price = prices(trainer.tables).to(trainer.device)
+    validator = Validator(store, trainer.device, len(store), trainer.model.config.side, trainer.noise)
+    rows = validator.rows(trainer.averaged_model(), lambda residual, index: rounded(residual, index, price))
+    (trainer.folder / "test.json").write_text(json.dumps({"pictures": len(store), "qualities": rows}, indent=1) + "\n")
+    name = validator.names[-1]
+    label = name.upper().replace("_", "-")
+    points = (f"{r['quality']}: {r[name]:.4f} {r['psnr']:.2f} {r['bpp_est']:.3f}" for r in rows)
+    return f"test, {len(store)} pictures, quality: {label}, PSNR, bpp_est  {'  '.join(points)}"
+
+
+def _pictures(
+    recipe: Recipe, cache: Path, trainer: Trainer
+) -> tuple[PictureStore, PictureStore | None, PictureStore | None]:
+    """Training, validation and test pictures; rank 0 decodes, the others map what it wrote."""
+    side = trainer.model.config.side
+    if side and recipe.side_min != Z_STRIDE:
+        raise InputError(f"pictures of {side}x{side} train in crops of {Z_STRIDE} (crop, late_crop); --preset does so")
     if trainer.group.rank:
         trainer.group.wait()
-    data = load_pictures(Path(recipe.data), cache, recipe.side_min)
-    validation = None
+    data = load_pictures(Path(recipe.data), cache, recipe.side_min, side)
+    validation = test = None
     if recipe.validation:
-        validation = load_pictures(Path(recipe.validation), cache, validate.SIDE)
+        validation = load_pictures(Path(recipe.validation), cache, validate.SIDE, side)
+    elif recipe.test_share:
+        data, validation, test = data.parts((recipe.validation_share, recipe.test_share), recipe.seed)
     elif recipe.validation_share:
         data, validation = data.split(recipe.validation_share)
     if trainer.group.rank == 0:
         trainer.group.wait()
-    return data, validation
+    return data, validation, test
 
 
 @contextmanager
@@ -118,7 +151,7 @@ class _Session:
         self,
         trainer: Trainer,
         data: PictureStore,
-        crops: Crops,
+        crops: Crops | WholePictures,
         validation: PictureStore | None,
         watch: Callable[[float, float], None] | None,
     ) -> None:
@@ -126,9 +159,9 @@ class _Session:
         self.watch = watch
         self.rank0 = trainer.group.rank == 0
         self.log = Log(trainer.folder, quiet=not self.rank0)
-        self.validator = (
-            Validator(validation, trainer.device, noise=trainer.noise) if validation and self.rank0 else None
-        )
+        side, self.validator = trainer.model.config.side, None
+        if validation and self.rank0:
+            self.validator = Validator(validation, trainer.device, side=side, noise=trainer.noise)
         self.jpeg = plots.jpeg_points(self.validator.crops) if self.validator else []
         self.scores: list[float] = []
         self.saved = self.checked = 0.0
@@ -136,7 +169,8 @@ class _Session:
         if self.rank0:
             parts = kmac_per_pixel(trainer.model.config)
             macs = parts["encode"] + parts["g_s"]
-            self.gflop = 3 * 2 * macs * 1e3 * 256**2 / 1e9  # forward, and twice that backward, of a crop of 256x256
+            # Forward, and twice that backward, of a crop of 256x256 (or as many planes as make its area).
+            self.gflop = 3 * 2 * macs * 1e3 * (256**2 if not side else side**2 * (256 // Z_STRIDE) ** 2) / 1e9
             self.peak = trainer.group.size * matrix_gflops(trainer.device, self.recipe.bfloat16)
 
     def train(self) -> None:
@@ -195,7 +229,7 @@ class _Session:
             return
         model = trainer.averaged_model()
         rows = self.validator.rows(model)
-        score = validate.score(rows, model.config, self.recipe.tune)
+        score = validate.score(rows, model.config, self.recipe.measure)
         self.log.validation(trainer.step, trainer.elapsed, score, rows)
         decoded = self.validator.decoded(model, SHOWN_CROPS)
         plots.save_frame(trainer.folder, trainer.step, self.validator.crops[:SHOWN_CROPS], decoded)

@@ -1,4 +1,4 @@
-"""How good the model is on pictures it does not train on: estimated rate and PSNR at a few qualities."""
+"""How good the model is on pictures it does not train on: estimated rate, PSNR and similarity at a few qualities."""
 
 from __future__ import annotations
 
@@ -10,58 +10,84 @@ from torch import Tensor
 
 from nncodec import metrics
 from nncodec.config import MS_SSIM, PSNR, ModelConfig
-from nncodec.nets.model import CodecNet
+from nncodec.nets.model import Chooser, CodecNet
 from nncodec.objective import MIX_MSE, MS_SSIM_FACTOR
-from nncodec.train.data import PictureStore, noisy
+from nncodec.train.data import PictureStore, grey_planes, noisy, on_plane
 
 QUALITIES = (5, 20, 35, 50, 65, 80, 95)
 SIDE = 256
 SHOWN_QUALITY = 35
+SSIM = "ssim"
+"""What a score of small pictures is by, where they were trained for it; no tune of an encoder."""
 
 
 class Validator:
-    """Centre crops of up to `pictures` pictures, and what a model makes of them, or of them with `noise`."""
+    """Centre crops u8 [n, side, side, 3] of up to `pictures` pictures, their planes x, and what a model makes of them.
+
+    With `side` whole grey pictures of that size (up to `pictures`, default 512), of which SSIM takes MS-SSIM's place.
+    With `noise` the model sees x with noise of such deviations.
+    """
 
     def __init__(
-        self, store: PictureStore, device: torch.device, pictures: int = 16, noise: tuple[float, float] | None = None
+        self,
+        store: PictureStore,
+        device: torch.device,
+        pictures: int | None = None,
+        side: int = 0,
+        noise: tuple[float, float] | None = None,
     ) -> None:
-        crops = []
-        count = min(pictures, len(store))
-        for i in range(count):
-            picture = store.picture(i * len(store) // count)
-            top, left = (picture.shape[0] - SIDE) // 2, (picture.shape[1] - SIDE) // 2
-            crops.append(picture[top : top + SIDE, left : left + SIDE])
-        self.crops = np.stack(crops)
-        """u8 [n, SIDE, SIDE, 3]"""
-        x = torch.from_numpy(self.crops).to(device).permute(0, 3, 1, 2).float() / 255.0
-        self.x = x.contiguous(memory_format=torch.channels_last)
+        count = min(pictures or (512 if side else 16), len(store))
+        places = [i * len(store) // count for i in range(count)]
+        self.side, self.batch = side or SIDE, 256 if side else 4
+        self.names = ("bpp_est", "psnr", "ssim" if side else "ms_ssim")
+        if side:
+            planes = grey_planes(store, torch.device("cpu"))[places]
+            self.crops = planes[..., None].expand(-1, -1, -1, 3).numpy()
+            self.x = on_plane(planes.to(device))
+        else:
+            crops = []
+            for i in places:
+                picture = store.picture(i)
+                top, left = (picture.shape[0] - SIDE) // 2, (picture.shape[1] - SIDE) // 2
+                crops.append(picture[top : top + SIDE, left : left + SIDE])
+            self.crops = np.stack(crops)
+            x = torch.from_numpy(self.crops).to(device).permute(0, 3, 1, 2).float() / 255.0
+            self.x = x.contiguous(memory_format=torch.channels_last)
         self.seen = noisy(self.x, noise, torch.Generator(device).manual_seed(0)) if noise else self.x
 
     @torch.no_grad()
-    def rows(self, model: CodecNet) -> list[dict[str, float]]:
-        """Mean estimated bpp, mean PSNR and mean MS-SSIM at each of QUALITIES."""
+    def rows(self, model: CodecNet, choose: Chooser | None = None) -> list[dict[str, float]]:
+        """Mean estimated bpp, PSNR and (MS-)SSIM at each of QUALITIES; `choose` is that of `CodecNet.latents`."""
         rows = []
         for quality in QUALITIES:
             bpps, psnrs, similarities = [], [], []
-            for at in range(0, len(self.x), 4):
-                part = self.x[at : at + 4]
-                out = model(self.seen[at : at + 4], torch.full((len(part),), float(quality), device=part.device))
-                decoded = _levels(out.x_hat)
-                mse = (decoded / 255.0 - part).square().mean((1, 2, 3)).clamp(min=1e-9)
-                for original, shown in zip(self.crops[at : at + 4], _pixels(decoded), strict=True):
-                    similarities.append(metrics.ms_ssim(original, shown))
-                bpps.append((out.y_bits + out.z_bits) / SIDE**2)
-                psnrs.append(-10 * torch.log10(mse))
-            means = {"bpp_est": float(torch.cat(bpps).mean()), "psnr": float(torch.cat(psnrs).mean())}
-            rows.append({"quality": quality, **means, "ms_ssim": float(np.mean(similarities))})
+            for at in range(0, len(self.x), self.batch):
+                part = self.x[at : at + self.batch]
+                q = torch.full((len(part),), float(quality), device=part.device)
+                latents = model.latents(self.seen[at : at + self.batch], q, choose=choose)
+                decoded = self._shown(_levels(model.g_s(latents.y_hat, q)))
+                original = self._shown(part)
+                psnrs.append(-10 * torch.log10((decoded / 255.0 - original).square().mean((1, 2, 3)).clamp(min=1e-9)))
+                bpps.append((latents.y_bits + latents.z_bits) / self.side**2)
+                if "ssim" in self.names:
+                    similarities.append(metrics.similarities(decoded[:, :1], 255.0 * original[:, :1]))
+                else:
+                    pairs = zip(self.crops[at : at + self.batch], _pixels(decoded), strict=True)
+                    similarities.append(torch.tensor([metrics.ms_ssim(*pair) for pair in pairs]))
+            means = [float(torch.cat(values).mean()) for values in (bpps, psnrs, similarities)]
+            rows.append({"quality": quality, **dict(zip(self.names, means, strict=True))})
         return rows
+
+    def _shown(self, x: Tensor) -> Tensor:
+        """[B, 3, H, W] -> what of it belongs to the pictures."""
+        return x[:, :, : self.side, : self.side]
 
     @torch.no_grad()
     def decoded(self, model: CodecNet, count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-        """u8 [count, SIDE, SIDE, 3]: the first crops at SHOWN_QUALITY."""
+        """u8 [count, side, side, 3]: the first crops at SHOWN_QUALITY."""
         x = self.seen[:count]
         out = model(x, torch.full((len(x),), float(SHOWN_QUALITY), device=x.device))
-        return _pixels(_levels(out.x_hat))
+        return _pixels(_levels(self._shown(out.x_hat)))
 
 
 def _levels(x_hat: Tensor) -> Tensor:
@@ -76,14 +102,15 @@ def _pixels(levels: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 def score(rows: list[dict[str, float]], config: ModelConfig, tune: str = PSNR) -> float:
     """Geometric mean over qualities of bpp + lambda distortion, from the means of `rows`: lower is better.
 
-    The distortion is the squared error, or what loss 'mix' makes of MS-SSIM where that is tuned for. One per
-    cent less is about one per cent fewer bits plus error, at every rate alike.
+    The distortion is the squared error, or what losses 'mix' and 'ssim' make of MS-SSIM and SSIM where `tune` is one.
+    One per cent less is about one per cent fewer bits plus error, at every rate alike.
     """
+    similarity = {MS_SSIM: "ms_ssim", SSIM: "ssim"}.get(tune)
 
     def cost(row: dict[str, float]) -> float:
         distortion = 255.0**2 * 10 ** (-row["psnr"] / 10)
-        if tune == MS_SSIM:
-            distortion = MS_SSIM_FACTOR * (1.0 - row["ms_ssim"]) + MIX_MSE * distortion
+        if similarity:
+            distortion = MS_SSIM_FACTOR * (1.0 - row[similarity]) + MIX_MSE * distortion
         return row["bpp_est"] + config.lmbda(row["quality"]) * distortion
 
     return math.exp(sum(math.log(cost(row)) for row in rows) / len(rows))

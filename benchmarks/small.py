@@ -1,0 +1,177 @@
+"""Small grey pictures: real bytes and closeness on the test split, beside PNG, WebP and the weights for photographs.
+
+    python benchmarks/small.py WEIGHTS.safetensors IDX_FOLDER [--pictures 500] [--seed 0]
+
+Needs nncodec[bench] and scikit-image. The split is that of a run with `--preset 28x28` and this seed. Writes
+benchmarks/small.json, the table between the marks in docs/small.md, and docs/images/small.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from skimage.metrics import structural_similarity
+
+from nncodec import codec, container, metrics, weights
+from nncodec.train.data import grey_planes, load_pictures
+from nncodec.weights import Model
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- small:begin -->", "<!-- small:end -->"
+OURS = (1, 10, 25, 40, 55, 70, 85, 100)
+FAST = (10, 40, 70, 100)
+WEBP = (1, 20, 40, 60, 80, 90, 95, 100)
+SHOWN = (25, 100)
+GOAL = 0.93
+
+Grey = NDArray[np.uint8]
+Coder = Callable[[Grey], tuple[bytes, Grey]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Means over the pictures; `payload` is the file without header, table and CRC, None for other formats."""
+
+    codec: str
+    setting: str
+    bytes: float
+    payload: float | None
+    ssim: float
+    ssim_uniform: float
+    psnr: float
+
+
+def ours(model: Model, quality: int) -> Coder:
+    def code(pixels: Grey) -> tuple[bytes, Grey]:
+        data = codec.compress(pixels, quality, model)
+        return data, codec.decompress(data, model=model).color
+
+    return code
+
+
+def pillow(kind: str, **options: object) -> Coder:
+    def code(pixels: Grey) -> tuple[bytes, Grey]:
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, kind, **options)
+        with Image.open(file) as image:
+            return file.getvalue(), np.asarray(image.convert("L"))
+
+    return code
+
+
+def measure(name: str, setting: str, code: Coder, pictures: Grey) -> Row:
+    values = []
+    for pixels in pictures:
+        data, decoded = code(pixels)
+        payload = np.nan
+        if data.startswith(container.MAGIC):
+            payload = sum(len(section.payload) for section in container.parse(data)[1])
+        uniform = structural_similarity(pixels, decoded)
+        psnr = min(metrics.psnr(pixels, decoded), 99.0)
+        values.append((len(data), payload, metrics.ssim(pixels, decoded), uniform, psnr))
+    size, payload, ssim, uniform, psnr = (float(v) for v in np.mean(values, axis=0))
+    row = Row(name, setting, size, None if np.isnan(payload) else payload, ssim, uniform, psnr)
+    print(row, flush=True)
+    return row
+
+
+def table(rows: list[Row], count: int, total: int) -> str:
+    lines = [
+        "| | setting | file, bytes | of it payload | SSIM | SSIM, 7x7 | PSNR, dB |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        payload = "" if row.payload is None else f"{row.payload:.1f}"
+        psnr = "lossless" if row.psnr >= 99 else f"{row.psnr:.2f}"
+        closeness = f"{row.ssim:.4f} | {row.ssim_uniform:.4f}"
+        lines.append(f"| {row.codec} | {row.setting} | {row.bytes:.1f} | {payload} | {closeness} | {psnr} |")
+    return "\n".join([*lines, "", f"Means of {count} of the {total} pictures of the test split."])
+
+
+def bytes_at(rows: list[Row], ssim: float) -> float | None:
+    """Bytes of a codec's curve at that SSIM, linear between its settings; None beyond them."""
+    curve = sorted((row.ssim, row.bytes) for row in rows)
+    x, y = zip(*curve, strict=True)
+    return float(np.interp(ssim, x, y)) if x[0] <= ssim <= x[-1] else None
+
+
+def figure(path: Path, rows: list[Row], model: Model, pictures: Grey) -> None:
+    shown = pictures[:8]
+    layout = plt.figure(figsize=(11, 6.6))
+    outer = layout.add_gridspec(1, 2, width_ratios=(1.35, 1), wspace=0.12)
+    grid = outer[0].subgridspec(3, len(shown), hspace=0.32, wspace=0.08)
+    for line, quality in enumerate((None, *SHOWN)):
+        for at, pixels in enumerate(shown):
+            axis = layout.add_subplot(grid[line, at])
+            axis.set(xticks=[], yticks=[])
+            decoded, label = pixels, "original"
+            if quality:
+                data, decoded = ours(model, quality)(pixels)
+                label = f"{len(data)} B\n{metrics.ssim(pixels, decoded):.3f}"
+            axis.imshow(decoded, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axis.set_xlabel(label if quality or at == 0 else "", fontsize=8)
+            if at == 0 and quality:
+                axis.set_ylabel(f"quality {quality}", fontsize=8)
+    axis = layout.add_subplot(outer[1])
+    for name in dict.fromkeys(row.codec for row in rows):
+        curve = sorted((row.bytes, row.ssim) for row in rows if row.codec == name)
+        axis.plot(*zip(*curve, strict=True), "o-", markersize=4, label=name)
+    axis.axhline(GOAL, color="0.6", linestyle=":", linewidth=1)
+    axis.set(xlabel="bytes a picture, whole file", ylabel="SSIM", xscale="log")
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)
+    layout.savefig(path, dpi=100, bbox_inches="tight")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--pictures", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    model = weights.load(weights.describe(options.weights))
+    with tempfile.TemporaryDirectory() as cache:
+        store = load_pictures(options.data, Path(cache), 64, model.config.side)
+        *_, test = store.parts((0.1, 0.1), options.seed)
+        every = grey_planes(test, torch.device("cpu")).numpy()
+    step = len(every) / min(options.pictures, len(every))
+    pictures = every[[int(i * step) for i in range(min(options.pictures, len(every)))]]
+    fast = codec.load_model("fast", "cpu")
+    rows = [measure(model.name, f"quality {q}", ours(model, q), pictures) for q in OURS]
+    rows += [measure("fast", f"quality {q}", ours(fast, q), pictures) for q in FAST]
+    rows += [measure("WebP", f"quality {q}", pillow("WEBP", quality=q, method=6), pictures) for q in WEBP]
+    rows.append(measure("WebP lossless", "", pillow("WEBP", lossless=True, quality=100, method=6), pictures))
+    rows.append(measure("PNG", "optimize", pillow("PNG", optimize=True), pictures))
+    found = {name: bytes_at([r for r in rows if r.codec == name], GOAL) for name in (model.name, "fast", "WebP")}
+    text = (
+        table(rows, len(pictures), len(every))
+        + f"\n\nBytes at SSIM {GOAL}, between settings: "
+        + ", ".join(f"{name} {'not reached' if value is None else f'{value:.0f}'}" for name, value in found.items())
+    )
+    facts = {"model": model.id.hex(), "pictures": len(pictures), "of": len(every), "seed": options.seed}
+    result = {**facts, "bytes_at_goal": found, "rows": [asdict(row) for row in rows]}
+    (ROOT / "benchmarks" / "small.json").write_text(json.dumps(result, indent=1) + "\n")
+    page = ROOT / "docs" / "small.md"
+    head, _, rest = page.read_text().partition(BEGIN)
+    page.write_text(f"{head}{BEGIN}\n{text}.\n{END}{rest.partition(END)[2]}")
+    figure(ROOT / "docs" / "images" / "small.png", rows, model, pictures)
+
+
+if __name__ == "__main__":
+    main()
