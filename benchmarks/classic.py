@@ -1,6 +1,6 @@
 """The classic archs against the codec's own, all trained for the same time on the same pictures.
 
-    python benchmarks/classic.py PICTURES VALIDATION -o FOLDER [--minutes 8] [--only NAME ...] [--docs docs]
+    python benchmarks/classic.py PICTURES VALIDATION -o FOLDER [--minutes 8] [--choice-minutes 4] [--only NAME ...]
 
 A variant trains from scratch on one thread and counts its own CPU time, so that variants stay comparable on a shared
 machine (and run side by side: one call with --only for each core). Then all validation pictures are compressed and
@@ -41,8 +41,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 QUALITIES = (5, 20, 40, 60, 80, 95)
-SHOWN, SHOWN_BPP, SIDE = 5, 0.5, 112
-"""Which validation picture is shown, at how many bits a pixel at most, and how many pixels a side of it."""
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SHOWN, SHOWN_BPP, SIDE = EXAMPLES / "coffee.png", 0.5, 112
+"""Which photo is shown, at how many bits a pixel at most, and how many pixels a side of it."""
 DIFFERENCE = 8
 """Differences are shown so many times as large."""
 CHECKS = 6
@@ -54,9 +55,10 @@ CAPTIONS = {
     "curves": "Left, the training loss: each crop's bpp + lambda distortion over the running mean of its quality, "
     "means of 50 steps; the stage of the decoder alone has a loss of its own. Right, the validation score: the "
     "geometric mean over seven qualities of bpp + lambda MSE, on one scale for all.",
-    "grid": f"One validation picture, the largest file of at most {SHOWN_BPP:g} bpp. Below each reconstruction the "
+    "grid": f"`examples/coffee.png`, the largest file of at most {SHOWN_BPP:g} bpp. Below each reconstruction the "
     f"mean absolute difference from the original, times {DIFFERENCE}.",
-    "progress": "One validation crop at quality 35 as training goes on: minutes of CPU time.",
+    "progress": "Another run of each, validated on the photos in `examples/`: one at quality 35 as training goes on, "
+    "minutes of CPU time.",
 }
 """Figures of docs/classic.md."""
 
@@ -78,6 +80,7 @@ ARCHS = {
     "baseline-noise": Variant("baseline, noisy in, clean target", {"arch": BASELINE, "noise": "gauss:5-25"}),
 }
 CHOICES = {
+    "unchanged": Variant("none", {}),
     "adamw": Variant("AdamW 1e-3 instead of Muon 2e-3", {"optimizer": "adamw"}),
     "lion": Variant("Lion 1e-4 instead of Muon 2e-3", {"optimizer": "lion"}),
     "step": Variant("step decay instead of cosine", {"schedule": "step"}),
@@ -99,7 +102,7 @@ DRAWN = (CODEC, BASELINE, POOLING, ENHANCED, VARIATIONAL)
 
 def experiment(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train one variant and measure its files; what FOLDER/NAME.json says."""
-    seconds = 60.0 * options.minutes
+    seconds = 60.0 * (options.choice_minutes if name in CHOICES else options.minutes)
     recipe = Recipe(
         data=str(options.data), validation=str(options.validation), size=options.size, name=name, seconds=seconds,
         clock="cpu", validation_seconds=seconds / CHECKS, bfloat16=prefers_bfloat16(torch.device("cpu")),
@@ -115,8 +118,6 @@ def experiment(name: str, options: argparse.Namespace) -> dict[str, Any]:
     assert out is not None
     model = weights.load(weights.describe(out))
     found = pictures(options.validation, options.pictures)
-    decoded, shown_bpp = shown(model, found[min(SHOWN, len(found) - 1)])
-    Image.fromarray(decoded).save(folder / "shown.png")
     train, checks = watch.read(folder / "log.jsonl")
     return {
         "name": name,
@@ -126,8 +127,6 @@ def experiment(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "score": checks[-1]["score"],
         "kmac": kmac_per_pixel(model.config),
         "pictures": len(found),
-        "shown_bpp": shown_bpp,
-        "shown_psnr": metrics.psnr(found[min(SHOWN, len(found) - 1)], decoded),
         "points": [point(model, found, quality) for quality in QUALITIES],
         "torch": torch.__version__,
     }
@@ -177,8 +176,11 @@ def block(rows: dict[str, dict[str, Any]]) -> str:
     )
     parts = [head, table(rows, ARCHS, "codec")]
     if rows.keys() & CHOICES.keys():
-        parts.append("One choice at a time on `baseline`, against `baseline`:")
-        parts.append(table(rows, {"baseline": Variant("none", {})} | CHOICES, "baseline"))
+        minutes = next(rows[name]["recipe"]["seconds"] / 60 for name in CHOICES if name in rows)
+        parts.append(
+            f"One choice at a time on `baseline` (Muon, cosine, MSE, 320 latent channels), {minutes:g} minutes each:"
+        )
+        parts.append(table(rows, CHOICES, "unchanged"))
     parts += [f"![{name}](images/classic-{name}.png)\n\n{caption}" for name, caption in CAPTIONS.items()]
     return "\n\n".join(parts)
 
@@ -273,39 +275,55 @@ def sheet(lines: list[list[tuple[str, metrics.Pixels | None]]]) -> Image.Image:
     return page
 
 
-def grid(rows: dict[str, dict[str, Any]], folder: Path, found: list[metrics.Pixels]) -> Image.Image:
-    original = found[min(SHOWN, len(found) - 1)]
+def grid(rows: dict[str, dict[str, Any]], folder: Path) -> Image.Image:
+    original = np.asarray(Image.open(SHOWN).convert("RGB"))
     above: list[tuple[str, metrics.Pixels | None]] = [("original", middle(original))]
     below: list[tuple[str, metrics.Pixels | None]] = [("", None)]
     for name in DRAWN:
         if name in rows:
-            decoded = np.asarray(Image.open(folder / name / "shown.png"))
+            model = weights.load(weights.describe(folder / name / f"{name}.safetensors"))
+            decoded, bpp = shown(model, original)
             difference = np.abs(decoded.astype(int) - original).mean(2) * DIFFERENCE
-            label = f"{name}\n{rows[name]['shown_bpp']:.2f} bpp  {rows[name]['shown_psnr']:.1f} dB"
+            label = f"{name}\n{bpp:.2f} bpp  {metrics.psnr(original, decoded):.1f} dB"
             above.append((label, middle(decoded)))
             below.append((f"difference x {DIFFERENCE}", middle(difference.clip(0, 255).astype(np.uint8))))
     return sheet([above, below])
 
 
+def watched(name: str, options: argparse.Namespace) -> None:
+    """A run of variant `name` whose validation crops may be shown: those of photos in `examples`."""
+    folder, seconds = options.output / f"{name}-progress", 60.0 * options.choice_minutes
+    if (folder / f"{name}.safetensors").exists():
+        return
+    recipe = Recipe(
+        data=str(options.data), validation=str(EXAMPLES), size=options.size, name=name, seconds=seconds, clock="cpu",
+        validation_seconds=seconds / CHECKS, bfloat16=False, fit_pictures=0, **VARIANTS[name].changes,
+    )  # fmt: skip
+    run(recipe, folder, (folder / CHECKPOINT).exists(), print, cache=options.output / "cache")
+
+
 def progress(folder: Path, names: tuple[str, ...], columns: int = 5) -> Image.Image:
-    """The first validation crop in the frames of runs, as many as `columns` from first to last."""
+    """The first validation crop in the frames of runs of `watched`, as many as `columns` from first to last."""
     lines = []
-    for name in names:
+    for name in (f"{name}-progress" for name in names):
         _, checks = watch.read(folder / name / "log.jsonl")
         minutes = {f"{check['step']:07d}": check["elapsed"] / 60 for check in checks}
         paths = sorted((folder / name / "frames").glob("*.png"))
         picked = sorted({round(i) for i in np.linspace(0, len(paths) - 1, columns)})
         frames = [np.asarray(Image.open(paths[i]).convert("RGB")) for i in picked]
         side = frames[0].shape[0] // 3
-        line: list[tuple[str, metrics.Pixels | None]] = [(f"{name}: original", middle(frames[0][:side, :side]))]
+        line: list[tuple[str, metrics.Pixels | None]] = [
+            (f"{name.removesuffix('-progress')}: original", middle(frames[0][:side, :side]))
+        ]
         for i, frame in zip(picked, frames, strict=True):
             line.append((f"{minutes[paths[i].stem]:.1f} min", middle(frame[side : 2 * side, :side])))
         lines.append(line)
     return sheet(lines)
 
 
-def write(docs: Path, folder: Path, rows: dict[str, dict[str, Any]], found: list[metrics.Pixels]) -> None:
+def write(options: argparse.Namespace, rows: dict[str, dict[str, Any]], found: list[metrics.Pixels]) -> None:
     """Tables into docs/classic.md, figures into docs/images."""
+    docs, folder = options.docs, options.output
     page, images = docs / "classic.md", docs / "images"
     text = page.read_text()
     if text.count(BEGIN) != 1 or text.count(END) != 1:
@@ -314,9 +332,10 @@ def write(docs: Path, folder: Path, rows: dict[str, dict[str, Any]], found: list
     for name, figure in (("rd", rate_distortion(rows, found)), ("curves", curves(rows, folder))):
         figure.savefig(images / f"classic-{name}.png", dpi=100)
         plt.close(figure)
-    grid(rows, folder, found).save(images / "classic-grid.png", optimize=True)
-    compared = tuple(name for name in (CODEC, BASELINE) if name in rows)
-    progress(folder, compared).save(images / "classic-progress.png", optimize=True)
+    grid(rows, folder).save(images / "classic-grid.png", optimize=True)
+    for name in (CODEC, BASELINE):
+        watched(name, options)
+    progress(folder, (CODEC, BASELINE)).save(images / "classic-progress.png", optimize=True)
     inside = f"{BEGIN}\n{block(rows)}\n{END}"
     page.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: inside, text, flags=re.DOTALL))
 
@@ -327,6 +346,7 @@ def main() -> None:
     parser.add_argument("validation", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--choice-minutes", type=float, default=4.0, help="of each choice on the baseline")
     parser.add_argument("--size", default="fast")
     parser.add_argument("--pictures", type=int, help="so many of the validation pictures alone")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, metavar="NAME", help=f"of {', '.join(VARIANTS)}")
@@ -345,7 +365,7 @@ def main() -> None:
             path.write_text(json.dumps(experiment(name, options), indent=1))
         rows[name] = json.loads(path.read_text())
     if not options.only:
-        write(options.docs, options.output, rows, pictures(options.validation, options.pictures))
+        write(options, rows, pictures(options.validation, options.pictures))
 
 
 if __name__ == "__main__":

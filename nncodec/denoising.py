@@ -11,7 +11,7 @@ from itertools import groupby
 import numpy as np
 
 from nncodec import decoding, encoding, tiling
-from nncodec.config import QUALITIES, Y_STRIDE
+from nncodec.config import Y_STRIDE
 from nncodec.container import Color, Header
 from nncodec.decoding import Progress
 from nncodec.errors import InputError
@@ -19,8 +19,9 @@ from nncodec.picture import Picture
 from nncodec.rows import Rows
 from nncodec.weights import Model
 
-QUALITY = QUALITIES
-"""What the networks are told: the quality that takes most off the error."""
+QUALITY = 60
+"""What the networks are told. On validation photos the best for deviations of 15 to 25; at 5 quality 80 is better by
+0.2 dB, at 50 quality 40 by as much."""
 
 
 def bands(model: Model, source: Rows, progress: Progress | None = None) -> Iterator[Picture]:

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from conftest import ROOT
 from PIL import Image
 
-from nncodec import codec, container, decoding, encoding, metrics, tiling, weights
+from nncodec import codec, container, decoding, denoising, encoding, metrics, tiling, weights
 from nncodec.cli import main
 from nncodec.errors import InputError, ModelMismatchError
 from nncodec.picture import Picture
@@ -40,8 +40,8 @@ def model(noisy_path: Path) -> Model:
 def in_one_piece(model: Model, color: np.ndarray) -> np.ndarray:
     """Levels of g_s(g_a(x)) on the whole plane at once."""
     whole = Rect(0, 0, tiling.padded(color.shape[0]), tiling.padded(color.shape[1]))
-    y = encoding.analyze(model, color, whole, 100)
-    header = container.Header(color.shape[1], color.shape[0], 100, model.id, container.Color.RGB)
+    y = encoding.analyze(model, color, whole, denoising.QUALITY)
+    header = container.Header(color.shape[1], color.shape[0], denoising.QUALITY, model.id, container.Color.RGB)
     return decoding.synthesize(model, y, header, whole, whole)[: color.shape[0], : color.shape[1]]
 
 
