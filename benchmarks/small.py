@@ -111,8 +111,8 @@ def bytes_at(rows: list[Row], ssim: float) -> float | None:
 
 def figure(path: Path, rows: list[Row], model: Model, pictures: Grey) -> None:
     shown = pictures[:8]
-    layout = plt.figure(figsize=(11, 6.6))
-    outer = layout.add_gridspec(1, 2, width_ratios=(1.35, 1), wspace=0.12)
+    layout = plt.figure(figsize=(12, 4.4))
+    outer = layout.add_gridspec(1, 2, width_ratios=(1.35, 1), wspace=0.16)
     grid = outer[0].subgridspec(3, len(shown), hspace=0.32, wspace=0.08)
     for line, quality in enumerate((None, *SHOWN)):
         for at, pixels in enumerate(shown):
@@ -131,7 +131,7 @@ def figure(path: Path, rows: list[Row], model: Model, pictures: Grey) -> None:
         curve = sorted((row.bytes, row.ssim) for row in rows if row.codec == name)
         axis.plot(*zip(*curve, strict=True), "o-", markersize=4, label=name)
     axis.axhline(GOAL, color="0.6", linestyle=":", linewidth=1)
-    axis.set(xlabel="bytes a picture, whole file", ylabel="SSIM", xscale="log")
+    axis.set(xlabel="bytes a picture, whole file", ylabel="SSIM")
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
     layout.savefig(path, dpi=100, bbox_inches="tight")

@@ -38,6 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loss": "ssim",
         "linear_learning_rate_factor": 1.0,
         "fit_pictures": 256,
+        "decoder_share": 0.0,
         "patience": 3,
         "validation_seconds": 120.0,
     }
