@@ -23,7 +23,7 @@ from nncodec.nets.model import quadtree_pass
 from nncodec.objective import MsSsim, Objective, SquaredError
 from nncodec.picture import Levels
 from nncodec.rangecoder import RESIDUAL_MAX
-from nncodec.refine import Frame, error_weights, refine
+from nncodec.refine import Frame, descend, error_weights, refine
 from nncodec.rows import Rows
 from nncodec.tiling import Rect
 from nncodec.weights import Model
@@ -66,13 +66,17 @@ def sections(
                 with inference():
                     x = model.net.g_s(y, quality_of(model, header.quality)).clamp(0.0, 1.0)
             frames.append(Frame(x, y, tiling.inside(tile, window, Y_STRIDE), _seen(tile, window, header)))
-        objectives = [] if own and not steps else _objectives(model, tune, frames)
+        small = model.config.side > 0
+        objectives = [] if own and (small or not steps) else _objectives(model, tune, frames)
         worth = _weights(model, header.quality, objectives) if objectives else ERROR_WEIGHT
         first = Chooser(model, header.quality, price, ERROR_WEIGHT if own else worth, band.is_grey)
         chooser = replace(first, weight=error_factor * worth)
         targets = torch.cat([frame.y[(..., *frame.inner)] for frame in frames])
         z_hat = first.hyper(targets)  # of what g_a gave: of refined targets it costs 0.6 % more
-        if steps:
+        if steps and small:  # one tile is the picture
+            choose = partial(chooser.reconstruct, z_hat=z_hat)
+            targets = descend(model.net, frames[0].x, targets, quality_of(model, header.quality), steps, choose)
+        elif steps:
             targets = _refined(first, chooser, frames, objectives, targets, z_hat, steps)
         for tile, (stream, _) in zip(run, chooser.encode(targets, z_hat), strict=True):
             yield Section(SectionType.TILE, stream)

@@ -5,6 +5,8 @@ Knows networks and pixels of one tile; what residual is then chosen is `effort`'
 A step is Newton's on the error of the decoded tile, as an `objective` counts it. The linear path of g_s is close to
 orthogonal, so its columns give the curvature, and a handful of steps do what gradient descent needs hundreds for.
 The error weight of each latent follows from the same curvature and lambda.
+
+Small pictures of one size have no such path, and networks small enough for gradient descent: `descend`.
 """
 
 from __future__ import annotations
@@ -15,11 +17,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nncodec import metrics
 from nncodec.nets.model import CodecNet
-from nncodec.objective import Inner, Objective
+from nncodec.objective import MIX_MSE, MS_SSIM_FACTOR, Inner, Objective
 
 ERROR_FACTOR = 1.2
 """Error weights over those of theory: choosing a residual also moves the context of those after it."""
+
+DESCENT_RATE = 0.3
+"""Adam's learning rate in quantization steps, falling linearly to zero."""
+DESCENT_STEPS = 8
+"""Steps of descent for one of Newton's."""
 
 Choose = Callable[[Tensor], Tensor]
 """Target y [1, N, h, w] -> the y_hat that is chosen for it."""
@@ -82,3 +90,30 @@ def _gradient(net: CodecNet, objective: Objective, x: Tensor, y_hat: Tensor, qua
             difference = difference.mean(1, keepdim=True) * 3.0**0.5
         (gradient,) = torch.autograd.grad(objective.error(difference), latents)
     return gradient
+
+
+def descend(net: CodecNet, x: Tensor, y: Tensor, quality: Tensor, steps: int, choose: Choose) -> Tensor:
+    """Target [1, N, 4, 4] for the latents y of a picture x f32 [1, 3, H, W] in [0, 1] of arch 'dense'.
+
+    Adam on what the weights were trained for, SSIM and a tenth of the squared error, through what is chosen for
+    the target as if choosing were the identity.
+    """
+    side, gain = net.config.side, net.gain(quality).clone()
+    original = x[:, :1, :side, :side].clone()
+    target = y * gain
+    mean, square = torch.zeros_like(target), torch.zeros_like(target)
+    count = DESCENT_STEPS * steps
+    for step in range(count):
+        with torch.inference_mode(False), torch.enable_grad():
+            latents = choose(target / gain).clone().requires_grad_(True)
+            shown = net.g_s(latents, quality.clone())[:, :1, :side, :side].clamp(0.0, 1.0)
+            similarity = metrics.similarities(255.0 * shown, 255.0 * original)
+            error = (255.0 * (shown - original)).square().mean((1, 2, 3))
+            cost = MS_SSIM_FACTOR * (1.0 - similarity) + MIX_MSE * error
+            (gradient,) = torch.autograd.grad(cost.sum(), latents)
+        gradient = gradient / gain
+        mean = torch.lerp(mean, gradient, 0.1)
+        square = torch.lerp(square, gradient**2, 0.01)
+        update = mean / (1 - 0.9 ** (step + 1)) / ((square / (1 - 0.99 ** (step + 1))).sqrt() + 1e-9)
+        target = target - DESCENT_RATE * (1 - step / count) * update
+    return target / gain

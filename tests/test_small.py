@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from conftest import SHARED
 from PIL import Image
 
-from nncodec import codec, container, weights
+from nncodec import codec, container, metrics, weights
 from nncodec.cli import main
 from nncodec.config import SMALL28, TINY, ModelConfig
 from nncodec.errors import CorruptError, InputError
@@ -213,6 +213,21 @@ def test_bytes_give_the_same_picture_in_a_fresh_load(small: Model, small_path: P
         assert np.array_equal(part, found[5:14, 3:23])
     fresh = weights.load(weights.describe(small_path))
     assert np.array_equal(codec.decompress(data, model=fresh).color, found)
+
+
+def test_efforts_come_closer(small: Model) -> None:
+    """Descent on the latents: at equal quality higher SSIM for few bytes more, and the file is an ordinary one."""
+    found = []
+    for effort in (1, 2, 3):
+        rows = []
+        for pixels in blobs(8, seed=5):
+            data = codec.compress(pixels, 90, small, effort=effort)
+            decoded = codec.decompress(data, model=small).color
+            assert np.array_equal(decoded, codec.decompress(data, model=small).color)
+            rows.append((metrics.ssim(pixels, decoded), len(data)))
+        found.append(np.mean(rows, axis=0))
+    assert found[0][0] + 0.001 < found[1][0] < found[2][0]
+    assert found[2][1] < 1.3 * found[0][1]
 
 
 def test_other_pictures_are_refused(small: Model, photo: np.ndarray) -> None:

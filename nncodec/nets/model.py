@@ -155,8 +155,8 @@ class CodecNet(nn.Module):
         """Weight [768, N, 1, 1] of the linear path of g_s. Raises InputError where there is none."""
         if self.config.arch != CODEC:
             raise InputError(
-                f"weights of arch {self.config.arch} have no linear path, which previews, efforts above 1, --tune "
-                "and vectors of pictures are made with; take effort 0 or 1, the whole picture, or other weights"
+                f"weights of arch {self.config.arch} have no linear path, which previews, --tune, vectors of pictures "
+                "and, of photographs, efforts above 1 are made with; leave these out, or take other weights"
             )
         weight: Tensor = self.g_s.linear.weight  # type: ignore[union-attr, assignment]
         return weight
