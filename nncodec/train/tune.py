@@ -16,7 +16,7 @@ import click
 
 from nncodec.config import SIZES
 from nncodec.errors import InputError
-from nncodec.train.recipe import Recipe
+from nncodec.train.recipe import CLOCKS, Recipe
 
 if TYPE_CHECKING:
     import optuna
@@ -40,6 +40,7 @@ LAST_PRUNED = 0.9
               help="Without --val: keep this share of the data for validation.")  # fmt: skip
 @click.option("--trials", type=click.IntRange(1), required=True, help="How many runs the study is to have in all.")
 @click.option("--time-limit", required=True, help="Of each run: 90s, 10m, 8h.")
+@click.option("--clock", type=click.Choice(CLOCKS), default="wall", show_default=True, help="What --time-limit counts.")
 @click.option("--size", type=click.Choice(sorted(SIZES)), default="fast", show_default=True,
               help="What latents and widths are varied around.")  # fmt: skip
 @click.option("--max-kmac", type=click.FloatRange(0, min_open=True),
@@ -54,6 +55,7 @@ def tune(
     val_share: float,
     trials: int,
     time_limit: str,
+    clock: str,
     size: str,
     max_kmac: float | None,
     seed: int,
@@ -82,6 +84,7 @@ def tune(
         size=size,
         seed=seed,
         seconds=seconds(time_limit),
+        clock=clock,
         decoder_share=0.0,
         fit_pictures=0,
         bfloat16=prefers_bfloat16(torch.device(chosen)),
