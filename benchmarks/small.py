@@ -1,9 +1,9 @@
 """Small grey pictures: real bytes and closeness on the test split, beside PNG, WebP and the weights for photographs.
 
-    python benchmarks/small.py WEIGHTS.safetensors IDX_FOLDER [--pictures 500] [--seed 0]
+    python benchmarks/small.py WEIGHTS.safetensors IDX_FOLDER [--pictures 200] [--seed 0] [--sheet OUT.png]
 
 Needs nncodec[bench] and scikit-image. The split is that of a run with `--preset 28x28` and this seed. Writes
-benchmarks/small.json, the table between the marks in docs/small.md, and docs/images/small.png.
+benchmarks/small.json, the table between the marks in docs/small.md, and docs/images/small.png; --sheet shows pictures.
 """
 
 from __future__ import annotations
@@ -32,10 +32,12 @@ import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- small:begin -->", "<!-- small:end -->"
-OURS = (1, 10, 25, 40, 55, 70, 85, 100)
+OURS = {1: (1, 10, 25, 40, 55, 70, 85, 100), 2: (10, 40, 70, 100), 3: (40, 70, 100)}
+"""Qualities of each effort."""
 FAST = (10, 40, 70, 100)
 WEBP = (1, 20, 40, 60, 80, 90, 95, 100)
-SHOWN = (25, 100)
+SHOWN = ((25, 1), (100, 1), (100, 3))
+"""Quality and effort of the lines of the sheet."""
 GOAL = 0.93
 
 Grey = NDArray[np.uint8]
@@ -55,9 +57,9 @@ class Row:
     psnr: float
 
 
-def ours(model: Model, quality: int) -> Coder:
+def ours(model: Model, quality: int, effort: int = 1) -> Coder:
     def code(pixels: Grey) -> tuple[bytes, Grey]:
-        data = codec.compress(pixels, quality, model)
+        data = codec.compress(pixels, quality, model, effort=effort)
         return data, codec.decompress(data, model=model).color
 
     return code
@@ -109,40 +111,43 @@ def bytes_at(rows: list[Row], ssim: float) -> float | None:
     return float(np.interp(ssim, x, y)) if x[0] <= ssim <= x[-1] else None
 
 
-def figure(path: Path, rows: list[Row], model: Model, pictures: Grey) -> None:
-    shown = pictures[:8]
-    layout = plt.figure(figsize=(12, 4.4))
-    outer = layout.add_gridspec(1, 2, width_ratios=(1.35, 1), wspace=0.16)
-    grid = outer[0].subgridspec(3, len(shown), hspace=0.32, wspace=0.08)
-    for line, quality in enumerate((None, *SHOWN)):
-        for at, pixels in enumerate(shown):
-            axis = layout.add_subplot(grid[line, at])
-            axis.set(xticks=[], yticks=[])
-            decoded, label = pixels, "original"
-            if quality:
-                data, decoded = ours(model, quality)(pixels)
-                label = f"{len(data)} B\n{metrics.ssim(pixels, decoded):.3f}"
-            axis.imshow(decoded, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            axis.set_xlabel(label if quality or at == 0 else "", fontsize=8)
-            if at == 0 and quality:
-                axis.set_ylabel(f"quality {quality}", fontsize=8)
-    axis = layout.add_subplot(outer[1])
+def figure(path: Path, rows: list[Row]) -> None:
+    layout, axis = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
     for name in dict.fromkeys(row.codec for row in rows):
         curve = sorted((row.bytes, row.ssim) for row in rows if row.codec == name)
         axis.plot(*zip(*curve, strict=True), "o-", markersize=4, label=name)
     axis.axhline(GOAL, color="0.6", linestyle=":", linewidth=1)
-    axis.set(xlabel="bytes a picture, whole file", ylabel="SSIM")
+    axis.set(xlabel="bytes a picture, whole file (logarithmic)", ylabel="SSIM", xscale="log")
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter("{x:g}")
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
-    layout.savefig(path, dpi=100, bbox_inches="tight")
+    layout.savefig(path, dpi=100)
+
+
+def sheet(path: Path, model: Model, pictures: Grey) -> None:
+    """A line of originals and one for each of SHOWN."""
+    layout, axes = plt.subplots(1 + len(SHOWN), len(pictures), figsize=(1.1 * len(pictures), 6), layout="constrained")
+    for line, shown in zip(axes, (None, *SHOWN), strict=True):
+        for axis, pixels in zip(line, pictures, strict=True):
+            decoded, label = pixels, ""
+            if shown:
+                data, decoded = ours(model, *shown)(pixels)
+                label = f"{len(data)} B\n{metrics.ssim(pixels, decoded):.3f}"
+            axis.imshow(decoded, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            axis.set_xlabel(label, fontsize=8)
+        line[0].set_ylabel(f"quality {shown[0]}, effort {shown[1]}" if shown else "original", fontsize=8)
+    layout.savefig(path, dpi=100)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--pictures", type=int, default=500)
+    parser.add_argument("--pictures", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sheet", type=Path, help="pictures and what becomes of them")
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = weights.load(weights.describe(options.weights))
@@ -153,16 +158,21 @@ def main() -> None:
     step = len(every) / min(options.pictures, len(every))
     pictures = every[[int(i * step) for i in range(min(options.pictures, len(every)))]]
     fast = codec.load_model("fast", "cpu")
-    rows = [measure(model.name, f"quality {q}", ours(model, q), pictures) for q in OURS]
+    rows = [
+        measure(f"{model.name}, effort {effort}", f"quality {q}", ours(model, q, effort), pictures)
+        for effort, qualities in OURS.items()
+        for q in qualities
+    ]
     rows += [measure("fast", f"quality {q}", ours(fast, q), pictures) for q in FAST]
     rows += [measure("WebP", f"quality {q}", pillow("WEBP", quality=q, method=6), pictures) for q in WEBP]
     rows.append(measure("WebP lossless", "", pillow("WEBP", lossless=True, quality=100, method=6), pictures))
     rows.append(measure("PNG", "optimize", pillow("PNG", optimize=True), pictures))
-    found = {name: bytes_at([r for r in rows if r.codec == name], GOAL) for name in (model.name, "fast", "WebP")}
+    compared = [*(f"{model.name}, effort {effort}" for effort in OURS), "fast", "WebP"]
+    found = {name: bytes_at([r for r in rows if r.codec == name], GOAL) for name in compared}
     text = (
         table(rows, len(pictures), len(every))
         + f"\n\nBytes at SSIM {GOAL}, between settings: "
-        + ", ".join(f"{name} {'not reached' if value is None else f'{value:.0f}'}" for name, value in found.items())
+        + "; ".join(f"{name}: {'not reached' if value is None else f'{value:.0f}'}" for name, value in found.items())
     )
     facts = {"model": model.id.hex(), "pictures": len(pictures), "of": len(every), "seed": options.seed}
     result = {**facts, "bytes_at_goal": found, "rows": [asdict(row) for row in rows]}
@@ -170,7 +180,9 @@ def main() -> None:
     page = ROOT / "docs" / "small.md"
     head, _, rest = page.read_text().partition(BEGIN)
     page.write_text(f"{head}{BEGIN}\n{text}.\n{END}{rest.partition(END)[2]}")
-    figure(ROOT / "docs" / "images" / "small.png", rows, model, pictures)
+    figure(ROOT / "docs" / "images" / "small.png", rows)
+    if options.sheet:
+        sheet(options.sheet, model, pictures[:12])
 
 
 if __name__ == "__main__":
