@@ -23,7 +23,7 @@ from nncodec.nets.model import quadtree_pass
 from nncodec.objective import MsSsim, Objective, SquaredError
 from nncodec.picture import Levels
 from nncodec.rangecoder import RESIDUAL_MAX
-from nncodec.refine import Frame, descend, error_weights, refine
+from nncodec.refine import Frame, descend, error_weights, refine, small_error
 from nncodec.rows import Rows
 from nncodec.tiling import Rect
 from nncodec.weights import Model
@@ -74,8 +74,7 @@ def sections(
         targets = torch.cat([frame.y[(..., *frame.inner)] for frame in frames])
         z_hat = first.hyper(targets)  # of what g_a gave: of refined targets it costs 0.6 % more
         if steps and small:  # one tile is the picture
-            choose = partial(chooser.reconstruct, z_hat=z_hat)
-            targets = descend(model.net, frames[0].x, targets, quality_of(model, header.quality), steps, choose)
+            targets = _descended(chooser, frames[0].x, targets, z_hat, steps)
         elif steps:
             targets = _refined(first, chooser, frames, objectives, targets, z_hat, steps)
         for tile, (stream, _) in zip(run, chooser.encode(targets, z_hat), strict=True):
@@ -158,6 +157,20 @@ def _refined(
         choose = partial(later.of(tile).reconstruct, z_hat=z_hat[tile])
         targets.append(refine(net, frame, objective, y_hat, q, first.grey, steps, choose))
     return torch.cat(targets)
+
+
+def _descended(chooser: Chooser, x: Tensor, y: Tensor, z_hat: Integers, steps: int) -> Tensor:
+    """Targets of a small picture: y, or what descent makes of it where that is worth its bits."""
+    model, q = chooser.model, quality_of(chooser.model, chooser.quality)
+
+    def cost(target: Tensor) -> float:
+        ((stream, _),) = chooser.encode(target, z_hat)
+        with inference():
+            error = float(small_error(model.net, x, chooser.reconstruct(target, z_hat), q))
+        return 8 * len(stream) / model.config.side**2 + model.config.lmbda(chooser.quality) * error
+
+    choose = partial(chooser.reconstruct, z_hat=z_hat)
+    return min(y, descend(model.net, x, y, q, steps, choose), key=cost)
 
 
 @dataclass(frozen=True)

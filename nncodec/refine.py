@@ -95,25 +95,30 @@ def _gradient(net: CodecNet, objective: Objective, x: Tensor, y_hat: Tensor, qua
 def descend(net: CodecNet, x: Tensor, y: Tensor, quality: Tensor, steps: int, choose: Choose) -> Tensor:
     """Target [1, N, 4, 4] for the latents y of a picture x f32 [1, 3, H, W] in [0, 1] of arch 'dense'.
 
-    Adam on what the weights were trained for, SSIM and a tenth of the squared error, through what is chosen for
-    the target as if choosing were the identity.
+    Adam on `small_error`, through what is chosen for the target as if choosing were the identity.
     """
-    side, gain = net.config.side, net.gain(quality).clone()
-    original = x[:, :1, :side, :side].clone()
+    gain = net.gain(quality).clone()
     target = y * gain
     mean, square = torch.zeros_like(target), torch.zeros_like(target)
     count = DESCENT_STEPS * steps
     for step in range(count):
         with torch.inference_mode(False), torch.enable_grad():
             latents = choose(target / gain).clone().requires_grad_(True)
-            shown = net.g_s(latents, quality.clone())[:, :1, :side, :side].clamp(0.0, 1.0)
-            similarity = metrics.similarities(255.0 * shown, 255.0 * original)
-            error = (255.0 * (shown - original)).square().mean((1, 2, 3))
-            cost = MS_SSIM_FACTOR * (1.0 - similarity) + MIX_MSE * error
-            (gradient,) = torch.autograd.grad(cost.sum(), latents)
+            (gradient,) = torch.autograd.grad(small_error(net, x.clone(), latents, quality.clone()), latents)
         gradient = gradient / gain
         mean = torch.lerp(mean, gradient, 0.1)
         square = torch.lerp(square, gradient**2, 0.01)
         update = mean / (1 - 0.9 ** (step + 1)) / ((square / (1 - 0.99 ** (step + 1))).sqrt() + 1e-9)
         target = target - DESCENT_RATE * (1 - step / count) * update
     return target / gain
+
+
+def small_error(net: CodecNet, x: Tensor, y_hat: Tensor, quality: Tensor) -> Tensor:
+    """What weights of arch 'dense' were trained to keep small: 1 - SSIM and a tenth of the squared error, []."""
+    side = net.config.side
+    shown = net.g_s(y_hat, quality)[:, :1, :side, :side].clamp(0.0, 1.0)
+    original = x[:, :1, :side, :side]
+    similarity = metrics.similarities(255.0 * shown, 255.0 * original)
+    error = (255.0 * (shown - original)).square().mean((1, 2, 3))
+    total: Tensor = (MS_SSIM_FACTOR * (1.0 - similarity) + MIX_MSE * error).sum()
+    return total
