@@ -59,10 +59,14 @@ def test_names_and_ids_find_the_same_file(tiny_path: Path) -> None:
 
 @pytest.mark.weights
 def test_shipped_weights_come_with_their_papers() -> None:
-    for suffix in (".md", ".toml", ".train.jsonl"):
-        assert (ROOT / "weights" / f"fast{suffix}").is_file()
-    card = (ROOT / "weights" / "fast.md").read_text()
-    assert weights.describe(ROOT / "weights" / "fast.safetensors").id.hex() in card
+    shipped = sorted((ROOT / "weights").glob("*.safetensors"))
+    assert {"fast", "fast-ssim", "denoise"} <= {path.stem for path in shipped}
+    for path in shipped:
+        for suffix in (".md", ".toml", ".train.jsonl"):
+            assert path.with_suffix(suffix).is_file()
+        card = path.with_suffix(".md").read_text()
+        assert weights.describe(path).id.hex() in card
+        assert f"{path.stat().st_size:,} bytes" in card
 
 
 @pytest.mark.weights
