@@ -104,11 +104,13 @@ def table(rows: list[Row], count: int, total: int) -> str:
     return "\n".join([*lines, "", f"Means of {count} of the {total} pictures of the test split."])
 
 
-def bytes_at(rows: list[Row], ssim: float) -> float | None:
-    """Bytes of a codec's curve at that SSIM, linear between its settings; None beyond them."""
+def bytes_at(rows: list[Row], ssim: float) -> str:
+    """Bytes of a codec's curve at that SSIM, linear between its settings, or what can be said of them."""
     curve = sorted((row.ssim, row.bytes) for row in rows)
     x, y = zip(*curve, strict=True)
-    return float(np.interp(ssim, x, y)) if x[0] <= ssim <= x[-1] else None
+    if ssim > x[-1]:
+        return "not reached"
+    return f"under {y[0]:.0f}" if ssim < x[0] else f"{np.interp(ssim, x, y):.0f}"
 
 
 def figure(path: Path, rows: list[Row]) -> None:
@@ -172,7 +174,7 @@ def main() -> None:
     text = (
         table(rows, len(pictures), len(every))
         + f"\n\nBytes at SSIM {GOAL}, between settings: "
-        + "; ".join(f"{name}: {'not reached' if value is None else f'{value:.0f}'}" for name, value in found.items())
+        + "; ".join(f"{name}: {value}" for name, value in found.items())
     )
     facts = {"model": model.id.hex(), "pictures": len(pictures), "of": len(every), "seed": options.seed}
     result = {**facts, "bytes_at_goal": found, "rows": [asdict(row) for row in rows]}
