@@ -300,3 +300,8 @@ def test_preset_is_overridden_by_options(folder: Path, tmp_path: Path) -> None:
 def test_fashion_mnist_splits_into_56000_7000_7000(tmp_path: Path) -> None:
     store = load_pictures(SHARED / "data" / "fashion", tmp_path, 64, 28)
     assert [len(part) for part in store.parts((0.1, 0.1), 0)] == [56000, 7000, 7000]
+
+
+def test_noise_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="noise is for color pictures"):
+        run(recipe_of(folder, seconds=1.0, noise="gauss:10"), tmp_path / "run", False, lambda _: None)

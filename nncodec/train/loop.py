@@ -106,6 +106,8 @@ class Trainer:
         self.mean_loss = torch.exp(torch.linspace(math.log(0.3), math.log(4.0), LOSS_BINS, device=device))
         self.sums = torch.zeros(6, device=device)
         self.noise = noise_range(recipe.noise) if recipe.noise else None
+        if self.noise and self.model.config.side:
+            raise InputError(f"noise is for color pictures; weights of arch {self.model.config.arch} see grey ones")
         if recipe.init_from and (recipe.decoder_only or recipe.encoder_only):
             self.tables = weights.load(weights.describe(Path(recipe.init_from))).entropy.tables
         if recipe.encoder_only:
