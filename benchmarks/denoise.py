@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from skimage.restoration import denoise_nl_means
 
-from nncodec import codec, metrics, weights
+from nncodec import codec, denoising, metrics, weights
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("pictures", type=Path, nargs="+")
     parser.add_argument("--sigma", type=float, nargs="+", default=[15, 25, 50])
     parser.add_argument("--model", default=weights.DENOISE)
+    parser.add_argument("--quality", type=int, default=denoising.QUALITY, help="what the networks are told")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--rivals", type=int, default=24, help="pictures that the rivals are run on")
@@ -69,10 +70,11 @@ def main() -> None:
     parser.add_argument("--crop", type=int, help="only the middle of each picture, so many pixels a side")
     parser.add_argument("--no-bm3d", action="store_true", help="it takes minutes a picture")
     options = parser.parse_args()
+    denoising.QUALITY = options.quality
     model, plain = codec.load_model(options.model), codec.load_model()
     methods = {"noisy": lambda seen, _: seen, "nncodec": lambda seen, _: codec.denoise(seen, model).color}
-    rivals = {"non-local means": non_local_means}
-    if not options.no_bm3d:
+    rivals = {"non-local means": non_local_means} if options.rivals else {}
+    if options.rivals and not options.no_bm3d:
         rivals["BM3D"] = bm3d_rgb
     rows, files, shown = [], [], []
     for number, path in enumerate(options.pictures):

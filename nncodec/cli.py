@@ -16,7 +16,7 @@ import click
 
 from nncodec import __version__, container, options, weights
 from nncodec.config import QUALITIES, TUNES
-from nncodec.errors import CorruptError, InputError, NncodecError
+from nncodec.errors import CorruptError, NncodecError
 from nncodec.inputs import named, read_bytes, read_stdin, shortened
 from nncodec.options import PICTURE, Command, Files, files, option
 
@@ -159,12 +159,12 @@ def compress(
     if not any(targets):
         quality = quality or 50
     plan = _plan(files, jobs.AEC, jobs.PICTURES)
-    from nncodec import codec, picture, rate, rows  # after all that usage errors need: torch takes seconds
+    from nncodec import codec, denoising, picture, rate, rows  # after all that usage errors need: torch takes seconds
 
     options.set_threads(threads, files.jobs)
     loaded = codec.load_model(model or (weights.DENOISE if denoise else None), device, tune=tune)
-    if denoise and not loaded.noise:
-        raise InputError(f"weights {model} were not trained to remove noise; leave -m out")
+    if denoise:
+        denoising.check(loaded)
 
     left_out = picture.to_strip(part.strip().lower() for part in strip.split(",") if part.strip())
 

@@ -21,7 +21,7 @@ from nncodec.config import QUALITIES, TUNES
 from nncodec.container import Color, Entry, Header, Section, SectionType
 from nncodec.decoding import WINDOW, Payloads, Progress, decode_symbols, tiles
 from nncodec.effort import DEFAULT, LEVELS
-from nncodec.errors import CorruptError, InputError, PictureWarning
+from nncodec.errors import InputError, PictureWarning
 from nncodec.partial import Salvage
 from nncodec.picture import Levels, Outline, Picture
 from nncodec.rows import Rows
@@ -155,8 +155,7 @@ def compress(
                 warnings.warn(f"{image if isinstance(image, (str, Path)) else 'picture'}: {remark}", PictureWarning, 2)
         picture.check_size(of.width, of.height, max_pixels)
         loaded = model if isinstance(model, Model) else load_model(model, device, tune=tune)
-        if refusal := loaded.config.refusal(of.width, of.height, of.is_grey):
-            raise InputError(f"{refusal}; convert it, or take other weights")
+        encoding.check(loaded, of)
         color = Color.GREY if of.is_grey else Color.RGB
         header = Header(of.width, of.height, quality, loaded.id, color, of.bit_depth, tile_log2)
         blocks = ((SectionType.ICC, of.icc), (SectionType.EXIF, of.exif), (SectionType.XMP, of.xmp))
@@ -293,8 +292,7 @@ class _Job:
         self._alpha = any(entry.type is SectionType.ALPHA for entry in self._entries)
         self.outline = self._outline()
         self._model = load_model(device=device, model_id=header.model_id) if model is None else model
-        if refusal := self._model.config.refusal(header.width, header.height, header.color is Color.GREY):
-            raise CorruptError(f"header: {refusal}; the file is invalid")
+        decoding.check(self._model, header)
 
     def _outline(self) -> Outline:
         header, size = self.header, (self.header.width, self.header.height)

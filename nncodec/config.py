@@ -111,22 +111,22 @@ class ModelConfig:
 
         Attention ('enhanced') sees all of the window and its halo, and nothing beyond.
         """
-        reach = 8 * self.encoder_depth8 + 16 * self.encoder_depth16
-        if self.arch in _CLASSIC_REACH:
-            reach, _ = _CLASSIC_REACH[self.arch]
-        elif self.side:
-            reach = Z_STRIDE
-        return math.ceil(reach / Y_STRIDE) * Y_STRIDE
+        return math.ceil(self._reach[0] / Y_STRIDE) * Y_STRIDE
 
     @property
     def synthesis_halo(self) -> int:
         """Receptive field of g_s beyond its window, in pixels, a multiple of Y_STRIDE; attention as in g_a."""
-        reach = 16 * self.decoder_depth16 + 8 * self.decoder_depth8
+        return math.ceil(self._reach[1] / Y_STRIDE) * Y_STRIDE
+
+    @property
+    def _reach(self) -> tuple[int, int]:
+        """Receptive fields of g_a and g_s beyond their window, in pixels."""
         if self.arch in _CLASSIC_REACH:
-            _, reach = _CLASSIC_REACH[self.arch]
-        elif self.side:
-            reach = Z_STRIDE
-        return math.ceil(reach / Y_STRIDE) * Y_STRIDE
+            return _CLASSIC_REACH[self.arch]
+        if self.side:
+            return Z_STRIDE, Z_STRIDE
+        encoder = 8 * self.encoder_depth8 + 16 * self.encoder_depth16
+        return encoder, 8 * self.decoder_depth8 + 16 * self.decoder_depth16
 
     def refusal(self, width: int, height: int, grey: bool) -> str:
         """Why weights of this shape don't code such a picture; empty where they do."""

@@ -83,6 +83,12 @@ class _FullPrecision:
 _full_precision = _FullPrecision()
 
 
+def check(model: Model, header: Header) -> None:
+    """Raises CorruptError unless `model` codes a picture such as the header says."""
+    if refusal := model.config.refusal(header.width, header.height, header.color is Color.GREY):
+        raise CorruptError(f"header: {refusal}; the file is invalid")
+
+
 def plane(header: Header) -> Rect:
     """The picture extended to multiples of 64."""
     return Rect(0, 0, tiling.padded(header.height), tiling.padded(header.width))

@@ -24,13 +24,18 @@ QUALITY = 60
 0.2 dB, at 50 quality 40 by as much."""
 
 
+def check(model: Model) -> None:
+    """Raises InputError for weights that were not trained with noise."""
+    if not model.noise:
+        raise InputError(f"weights {model.name} were not trained to remove noise; 'nncodec models' says which were")
+
+
 def bands(model: Model, source: Rows, progress: Progress | None = None) -> Iterator[Picture]:
     """The picture without its noise, in bands of rows from the top, without seams; alpha as it was.
 
     Raises InputError for weights that were not trained with noise.
     """
-    if not model.noise:
-        raise InputError(f"weights {model.name} were not trained to remove noise; 'nncodec models' says which were")
+    check(model)
     of = source.outline
     header = Header(of.width, of.height, QUALITY, model.id, Color.GREY if of.is_grey else Color.RGB, of.bit_depth)
     whole, halo = decoding.plane(header), model.config.synthesis_halo

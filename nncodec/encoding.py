@@ -19,9 +19,10 @@ from nncodec.container import Header, Section, SectionType
 from nncodec.decoding import Progress, device_of, inference, quality_of, tiles
 from nncodec.effort import ERROR_WEIGHT, REFINING_STEPS, prices, rounded
 from nncodec.entropy import Indices, Integers, Symbols
+from nncodec.errors import InputError
 from nncodec.nets.model import quadtree_pass
 from nncodec.objective import MsSsim, Objective, SquaredError
-from nncodec.picture import Levels
+from nncodec.picture import Levels, Outline
 from nncodec.rangecoder import RESIDUAL_MAX
 from nncodec.refine import Frame, descend, error_weights, refine, small_error
 from nncodec.rows import Rows
@@ -85,6 +86,12 @@ def sections(
         done += len(run)
         if progress:
             progress(done, header.tiles)
+
+
+def check(model: Model, of: Outline) -> None:
+    """Raises InputError unless `model` codes such a picture."""
+    if refusal := model.config.refusal(of.width, of.height, of.is_grey):
+        raise InputError(f"{refusal}; convert it, or take other weights")
 
 
 def _window(color: Levels, rect: Rect) -> Levels:

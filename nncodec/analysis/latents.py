@@ -16,9 +16,9 @@ from torch import Tensor
 from nncodec import container, decoding, encoding, rows, tiling
 from nncodec.batch.jobs import AEC
 from nncodec.config import Y_STRIDE
-from nncodec.container import PIXELS_MAX, Color, Header, SectionType
+from nncodec.container import PIXELS_MAX, Header, SectionType
 from nncodec.encoding import Chooser
-from nncodec.errors import CorruptError, InputError, NncodecError
+from nncodec.errors import InputError, NncodecError
 from nncodec.rows import Rows
 from nncodec.tiling import Rect
 from nncodec.weights import Model
@@ -70,8 +70,7 @@ def is_aec(source: Path | bytes) -> bool:
 def of_picture(model: Model, image: Rows, quality: int) -> Latents:
     """y_hat as effort 0 chooses it; nothing is coded. The picture is read one row of tiles at a time."""
     of = image.outline
-    if refusal := model.config.refusal(of.width, of.height, of.is_grey):
-        raise InputError(f"{refusal}; convert it, or take other weights")
+    encoding.check(model, of)
     whole = tiling.padded(of.height), tiling.padded(of.width)
     above = tiling.padded(model.config.analysis_halo)
     chosen = Chooser(model, quality, grey=of.is_grey)
@@ -94,8 +93,7 @@ def of_aec(model: Model, data: bytes, max_pixels: int = PIXELS_MAX) -> Latents:
     """y_hat that an .aec file holds. Raises FormatError; InputError if it needs another model."""
     header, entries = container.parse_header(data, max_pixels)
     check_model(model, header)
-    if refusal := model.config.refusal(header.width, header.height, header.color is Color.GREY):
-        raise CorruptError(f"header: {refusal}; the file is invalid")
+    decoding.check(model, header)
 
     def parts() -> Iterator[Part]:
         streams = (i for i, entry in enumerate(entries) if entry.type is SectionType.TILE)

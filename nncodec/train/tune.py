@@ -6,7 +6,6 @@ Knows recipes and scores; what a run does is `run`'s. The study lies in a folder
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -206,7 +205,7 @@ def _leave(study: optuna.Study, base: Recipe, folder: Path) -> None:
         return
     best = replace(base, **study.best_params)
     final = replace(best, decoder_share=Recipe.decoder_share, fit_pictures=Recipe.fit_pictures)
-    (folder / BEST).write_text(f"# score {study.best_value:.4f} after {json.dumps(base.seconds)} s\n" + final.to_toml())
+    (folder / BEST).write_text(f"# score {study.best_value:.4f} after {base.seconds:g} s\n" + final.to_toml())
     _draw(done, folder / FIGURE)
 
 
