@@ -157,7 +157,8 @@ def compress(
         loaded = model if isinstance(model, Model) else load_model(model, device, tune=tune)
         encoding.check(loaded, of)
         color = Color.GREY if of.is_grey else Color.RGB
-        header = Header(of.width, of.height, quality, loaded.id, color, of.bit_depth, tile_log2)
+        hidden = encoding.hides(loaded, effort)
+        header = Header(of.width, of.height, quality, loaded.id, color, of.bit_depth, tile_log2, hidden)
         blocks = ((SectionType.ICC, of.icc), (SectionType.EXIF, of.exif), (SectionType.XMP, of.xmp))
         try:
             sections = [Section(kind, container.deflate(block)) for kind, block in blocks if block]

@@ -125,7 +125,7 @@ def decode_tile(model: Model, header: Header, number: int, stream: bytes, passes
     tile = tile_at(header, number)
     try:
         size = tile.height // Y_STRIDE, tile.width // Y_STRIDE
-        return model.entropy.decode(stream, header.quality, *size, passes, header.color is Color.GREY)
+        return model.entropy.decode(stream, header.quality, *size, passes, header.color is Color.GREY, header.hidden)
     except CorruptError as error:
         raise CorruptError(f"tile {number}: {error}") from None
 

@@ -1,18 +1,21 @@
-"""Encoder-side search: spend encoding time to save bytes. The decoder never knows.
+"""Encoder-side search: spend encoding time to save bytes.
 
 Level 0 rounds to the nearest integer. Level 1, the default, weighs for every residual the two nearest
-integers' bits, as the tables price them, against their squared error. Levels 2 and 3 also look at what the
-decoder makes of them, and choose again (`nncodec.refine`).
+integers' bits, as the tables price them, against their squared error, and then hides signs at the least cost of
+both (`nncodec.hiding`). Levels 2 and 3 also look at what the decoder makes of them, and choose again
+(`nncodec.refine`).
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from nncodec import freqs
+from nncodec import freqs, hiding
 from nncodec.freqs import REACH_MAX, Tables
+from nncodec.rangecoder import RESIDUAL_MAX
 
 REFINING_STEPS = {0: 0, 1: 0, 2: 1, 3: 5}
 """Steps of refinement of each level."""
@@ -52,3 +55,40 @@ def rounded(residual: Tensor, index: Tensor, price: Tensor, weight: float | Tens
     gain = table[flat + near + 1] - table[flat + near] + weight * (1.0 - 2.0 * fraction)
     chosen = torch.where(gain < 0, low + 1.0, low).masked_fill_(index == 0, 0.0)
     return torch.copysign(chosen, residual)
+
+
+def hidden(
+    chosen: NDArray[np.int32],
+    residual: NDArray[np.float32],
+    index: NDArray[np.uint8],
+    price: NDArray[np.float32],
+    weight: float | NDArray[np.float32] = ERROR_WEIGHT,
+) -> NDArray[np.int32]:
+    """`chosen` for `residual` in one pass of a tile, changed so that parities say the signs of carriers.
+
+    All but `price` are of one shape, or broadcast to it; `price` and `weight` as for `rounded`.
+    """
+    flat = index.reshape(-1)
+    plan = hiding.plan(np.bincount(flat, minlength=freqs.ROWS))
+    if plan is None:
+        return chosen
+    cover = hiding.coding_order(flat)[::-1][: plan.elements]
+    carriers = slice(plan.carriers)
+    exact = residual.reshape(-1)[cover]
+    magnitude, negative = np.abs(chosen.reshape(-1)[cover]), exact < 0
+    worth = weight if isinstance(weight, float) else np.broadcast_to(weight, index.shape).reshape(-1)[cover]
+    table, row = price.reshape(-1), flat[cover].astype(np.int64) * price.shape[1]
+    here = table[row + np.minimum(magnitude, price.shape[1] - 1)]
+    short = np.abs(exact) - magnitude
+    more = table[row + np.minimum(magnitude + 1, price.shape[1] - 1)] - here + worth * (1.0 - 2.0 * short)
+    less = table[row + np.clip(magnitude - 1, 0, price.shape[1] - 1)] - here + worth * (1.0 + 2.0 * short)
+    # Carriers stay what they are, zero or not: that is what was decided by.
+    more[(magnitude == RESIDUAL_MAX) | ((magnitude == 0) & (np.arange(len(cover)) < plan.carriers))] = np.inf
+    less[(magnitude == 0) | ((magnitude == 1) & (np.arange(len(cover)) < plan.carriers))] = np.inf
+    cost = np.maximum(np.minimum(more, less), 0.0)
+    changed = plan.embed(magnitude, cost, negative[carriers], magnitude[carriers] > 0)
+    magnitude = np.where(changed, magnitude + np.where(less < more, -1, 1), magnitude)
+    negative[carriers] = plan.signs(magnitude)
+    out = chosen.copy()
+    out.reshape(-1)[cover] = np.where(negative, -magnitude, magnitude)
+    return out

@@ -17,7 +17,7 @@ from nncodec import decoding, picture, quadtree, tiling
 from nncodec.config import PASSES, PSNR, Y_STRIDE, Z_MAX
 from nncodec.container import Header, Section, SectionType
 from nncodec.decoding import Progress, device_of, inference, quality_of, tiles
-from nncodec.effort import ERROR_WEIGHT, REFINING_STEPS, prices, rounded
+from nncodec.effort import DEFAULT, ERROR_WEIGHT, REFINING_STEPS, hidden, prices, rounded
 from nncodec.entropy import Indices, Integers, Symbols
 from nncodec.errors import InputError
 from nncodec.nets.model import quadtree_pass
@@ -36,6 +36,11 @@ GPU_TILES = 16
 def tiles_at_once(model: Model) -> int:
     """How many tiles of one size go through the networks together: one on a CPU, which one keeps busy."""
     return 1 if device_of(model).type == "cpu" else GPU_TILES
+
+
+def hides(model: Model, effort: int = DEFAULT) -> bool:
+    """Whether an encoder hides signs: small pictures have too few, and effort 0 has no time."""
+    return effort > 0 and not model.config.side
 
 
 def sections(
@@ -70,7 +75,7 @@ def sections(
         small = model.config.side > 0
         objectives = [] if own and (small or not steps) else _objectives(model, tune, frames)
         worth = _weights(model, header.quality, objectives) if objectives else ERROR_WEIGHT
-        first = Chooser(model, header.quality, price, ERROR_WEIGHT if own else worth, band.is_grey)
+        first = Chooser(model, header.quality, price, ERROR_WEIGHT if own else worth, band.is_grey, header.hidden)
         chooser = replace(first, weight=error_factor * worth)
         targets = torch.cat([frame.y[(..., *frame.inner)] for frame in frames])
         z_hat = first.hyper(targets)  # of what g_a gave: of refined targets it costs 0.6 % more
@@ -186,7 +191,7 @@ class Chooser:
 
     With `price` (`effort.prices`) bits are weighed against error, of which one squared step is worth `weight`
     bits (a scalar, [B, N, 1, 1] or [B, N, h, w]); without, residuals are rounded. The chroma channels of a `grey`
-    picture are not coded.
+    picture are not coded. With `hidden`, which needs `price`, `encode` hides signs.
     """
 
     model: Model
@@ -194,6 +199,7 @@ class Chooser:
     price: Tensor | None = None
     weight: float | Tensor = ERROR_WEIGHT
     grey: bool = False
+    hidden: bool = False
 
     def of(self, tiles: slice) -> Chooser:
         """For some of the tiles alone."""
@@ -210,7 +216,8 @@ class Chooser:
     def encode(self, y: Tensor, z_hat: Integers) -> list[tuple[bytes, Symbols]]:
         """Range-coded stream and symbols of each tile."""
         passes = _Passes(self, y, z_hat)
-        return self.model.entropy.encode(z_hat, self.quality, passes.choose, self.grey)
+        choose = passes.conceal if self.hidden else passes.choose
+        return self.model.entropy.encode(z_hat, self.quality, choose, self.grey, self.hidden)
 
     def reconstruct(self, y: Tensor, z_hat: Integers) -> Tensor:
         """y_hat [1, N, h, w] of one tile, without coding it."""
@@ -226,7 +233,7 @@ class Chooser:
 
 def encode_tile(model: Model, y: Tensor, quality: int, price: Tensor | None = None) -> tuple[bytes, Symbols]:
     """Range-coded stream and symbols of the latents y [1, N, h, w] of one tile, without refinement."""
-    chooser = Chooser(model, quality, price)
+    chooser = Chooser(model, quality, price, hidden=price is not None and hides(model))
     return chooser.encode(y, chooser.hyper(y))[0]
 
 
@@ -243,6 +250,13 @@ class _Passes:
 
     def choose(self, k: int, index: Indices) -> Integers:
         """Residuals int32 [B, N, h/2, w/2] of pass k under these scale indices."""
+        return self._chosen(k, index, conceal=False)
+
+    def conceal(self, k: int, index: Indices) -> Integers:
+        """As `choose`, with signs hidden."""
+        return self._chosen(k, index, conceal=True)
+
+    def _chosen(self, k: int, index: Indices, conceal: bool) -> Integers:
         by = self._by
         with inference():
             means = self._net.mean_net.means(self._features, self.y_hat, self._q, k)
@@ -252,8 +266,15 @@ class _Passes:
                 r = residual.round().masked_fill_(scale_index == 0, 0)
             else:
                 r = rounded(residual, scale_index, by.price, self._weight(k))
+            chosen = r.to("cpu", torch.int32).numpy()
+            if conceal and by.price is not None:
+                exact, price, weight = residual.cpu().numpy(), by.price.cpu().numpy(), self._weight(k)
+                worth = weight.cpu().numpy() if isinstance(weight, Tensor) else [weight] * len(chosen)
+                tiles = zip(chosen, exact, index, worth if len(worth) > 1 else len(chosen) * [worth[0]], strict=True)
+                chosen = np.stack([hidden(c, e, i, price, w) for c, e, i, w in tiles])
+                r = torch.from_numpy(chosen).to(means.device)
             quadtree.put(self.y_hat, k, means + r / self._gain)
-            return r.to("cpu", torch.int32).numpy()
+            return chosen
 
     def _weight(self, k: int) -> float | Tensor:
         """Error weights of pass k."""

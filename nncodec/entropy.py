@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nncodec import freqs, quadtree
+from nncodec import freqs, hiding, quadtree
 from nncodec.config import GROUPS, MAGNITUDE_MAX, PASSES, Z_BYTES, Z_MAX
 from nncodec.errors import CorruptError, ModelMismatchError
 from nncodec.freqs import Tables
@@ -72,12 +72,17 @@ class EntropyModel:
                 quadtree.put(magnitudes, k, seen)
 
     def encode(
-        self, z_hat: Integers, quality: int, choose: Callable[[int, Indices], Integers], grey: bool = False
+        self,
+        z_hat: Integers,
+        quality: int,
+        choose: Callable[[int, Indices], Integers],
+        grey: bool = False,
+        hidden: bool = False,
     ) -> list[tuple[bytes, Symbols]]:
         """Code tiles of one size, z_hat int32 [B, Cz, h/4, w/4], each into a stream of its own.
 
         They go through the passes together: `choose(k, index)` gives the residuals int32 [B, N, h/2, w/2] of
-        pass k, zero where index (uint8, same shape) is 0.
+        pass k, zero where index (uint8, same shape) is 0; with `hidden` signs, such as `effort.hidden` makes.
         """
         coders = [ResidualEncoder(self.coding) for _ in z_hat]
         tiles = [self.passes(tile, quality, grey) for tile in z_hat]
@@ -89,7 +94,7 @@ class EntropyModel:
         for k in range(PASSES):
             residuals = choose(k, np.stack(index))
             for b, coder in enumerate(coders):
-                coder.put(residuals[b], index[b])
+                coder.put(residuals[b], index[b], hidden)
                 quadtree.put(r_hat[b], k, residuals[b])
                 if k < PASSES - 1:
                     index[b] = tiles[b].send(residuals[b])
@@ -100,7 +105,14 @@ class EntropyModel:
         ]
 
     def decode(
-        self, data: bytes, quality: int, height: int, width: int, passes: int = PASSES, grey: bool = False
+        self,
+        data: bytes,
+        quality: int,
+        height: int,
+        width: int,
+        passes: int = PASSES,
+        grey: bool = False,
+        hidden: bool = False,
     ) -> Symbols:
         """Inverse of `encode` for a tile of y of height x width positions. Raises CorruptError.
 
@@ -119,7 +131,7 @@ class EntropyModel:
         indices = self.passes(z_hat, quality, grey)
         index = next(indices)
         for k in range(passes):
-            residuals = coder.get(index)
+            residuals = coder.get(index, hidden)
             quadtree.put(r_hat, k, residuals)
             if k + 1 < passes:
                 index = indices.send(residuals)
@@ -134,10 +146,14 @@ class EntropyModel:
             np.zeros((z_channels, height // 4, width // 4), np.int32), np.zeros((channels, height, width), np.int32)
         )
 
-    def estimate(self, symbols: Symbols, quality: int, grey: bool = False) -> float:
+    def estimate(self, symbols: Symbols, quality: int, grey: bool = False, hidden: bool = False) -> float:
         """Bits that the tables say the symbols cost, without running the range coder."""
         total = freqs.bits(self.tables, symbols.z_hat, self.z_index(quality, *symbols.z_hat.shape[1:]))
-        return total + sum(freqs.bits(self.tables, *coded) for coded in self.walk(symbols, quality, grey))
+        for residuals, index in self.walk(symbols, quality, grey):
+            total += freqs.bits(self.tables, residuals, index)
+            if hidden:
+                total -= np.count_nonzero(residuals.reshape(-1)[hiding.carriers(index.reshape(-1))])
+        return total
 
     def walk(self, symbols: Symbols, quality: int, grey: bool = False) -> Iterator[tuple[Integers, Indices]]:
         """Residuals and scale indices [N, h/2, w/2] of each pass over known symbols."""

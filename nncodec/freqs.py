@@ -42,6 +42,13 @@ class Tables:
         escape = self.half[index, reach + 1 : reach + 2].astype(np.int64)
         return np.concatenate([positive[:0:-1], positive, escape])
 
+    def magnitudes(self, index: int) -> NDArray[np.int64]:
+        """Frequencies of magnitudes 0..reach, whatever the sign, and of the escape; sum TOTAL."""
+        reach = int(self.reach[index])
+        row = self.half[index, : reach + 2].astype(np.int64)
+        row[1:-1] *= 2
+        return row
+
 
 def reach_of_index(index: int) -> int:
     """Alphabet half-width: about 5.5 standard deviations."""

@@ -15,6 +15,8 @@ import numpy as np
 
 DTYPES = {"I32": "<i4", "F32": "<f4", "F16": "<f2"}
 TURN = (0, 3, 1, 2)
+PAYLOAD = [0, 0, 0, 0, 0, 8, 20, 37, 65, 96, 128, 158, 178, 195, 200, 205, 208, 210, 212, 214, 216, 218]
+PAYLOAD += [220] * 42
 MAGNITUDES = np.array([round(256 * np.log2(1 + m)) for m in range(16)], dtype=np.int64)
 
 
@@ -40,9 +42,9 @@ def read_weights(path):
 
 
 def read_file(data):
-    """(color, quality, width, height, tile side, tile payloads) of an .aec file, CRCs checked."""
+    """(color and flags, quality, width, height, tile side, tile payloads) of an .aec file, CRCs checked."""
     assert data[:7] == b"\x8bAEC\r\n\x01"
-    color, _, quality, tile_log2, width, height = struct.unpack_from("<BBBBII", data, 7)
+    flags, _, quality, tile_log2, width, height = struct.unpack_from("<BBBBII", data, 7)
     (count,) = struct.unpack_from("<H", data, 27)
     end = 29 + 9 * count
     assert struct.unpack_from("<I", data, end)[0] == zlib.crc32(data[:end])
@@ -55,7 +57,7 @@ def read_file(data):
         if kind == 16:
             payloads.append(body)
     assert offset == len(data)
-    return color, quality, width, height, 1 << tile_log2, payloads
+    return flags, quality, width, height, 1 << tile_log2, payloads
 
 
 class RangeDecoder:
@@ -89,9 +91,41 @@ class RangeDecoder:
         return value
 
 
-def residuals(coder, index, tensors):
+class Signs:
+    """Which residuals of a pass are carriers, and what the parities of magnitudes say of their signs."""
+
+    def __init__(self, flat):
+        self.cover = [int(i) for s in range(63, 0, -1) if PAYLOAD[s] for i in np.flatnonzero(flat == s)[::-1]]
+        total = sum(PAYLOAD[flat[i]] for i in self.cover)
+        self.chains, self.bits = 0, 0
+        if total >= 32 * 1024:
+            self.chains = max(1, total // (64 * 1024))
+            self.bits = total // (1024 * self.chains)
+        self.total = self.chains * self.bits
+        self.carriers = set(self.cover[: self.total])
+
+    def apply(self, flat, out):
+        if not self.total:
+            return
+        negative, before = [0] * self.total, 0
+        for e, i in enumerate(self.cover):
+            step, chain = divmod(e, self.chains)
+            if chain == 0:
+                block = min(before // (1024 * self.chains), self.bits - 1)
+                column = (((step + 1) * 2654435761) % 2**32 >> 16) % 128 | 65
+            before += PAYLOAD[flat[i]]
+            for later in range(7):
+                if column >> later & 1 and block + later < self.bits:
+                    negative[(block + later) * self.chains + chain] ^= out[i] & 1
+        for i, minus in zip(self.cover[: self.total], negative, strict=True):
+            out[i] = -out[i] if minus else out[i]
+
+
+def residuals(coder, index, tensors, hidden=False):
     """One array of residuals under scale indices of the same shape."""
     flat = index.reshape(-1)
+    signs = Signs(flat) if hidden else None
+    carriers = signs.carriers if hidden else set()
     out = [0] * len(flat)
     escapes = []
     for s in range(1, 64):
@@ -99,10 +133,11 @@ def residuals(coder, index, tensors):
         half = [int(v) for v in tensors["tables.half"][s]]
         row = half[reach:0:-1] + half[: reach + 2]
         assert sum(row) == 2**24
-        for i in np.flatnonzero(flat == s):
-            symbol = coder.symbol(row)
-            out[i] = symbol - reach
-            if symbol == 2 * reach + 1:
+        folded = [half[0], *(2 * f for f in half[1 : reach + 1]), half[reach + 1]]
+        places = np.flatnonzero(flat == s)
+        for i in [*(i for i in places if i not in carriers), *(i for i in places if i in carriers)]:
+            out[i] = coder.symbol(folded) if i in carriers else coder.symbol(row) - reach
+            if out[i] == reach + 1:
                 escapes.append((i, reach))
     prefixes = [coder.symbol([2**20] * 16) for _ in escapes]
     excess = [1] * len(escapes)
@@ -111,8 +146,10 @@ def residuals(coder, index, tensors):
             if prefix > bit:
                 excess[e] = 2 * excess[e] + coder.symbol([2**23, 2**23])
     for e, (i, reach) in enumerate(escapes):
-        sign = -1 if coder.symbol([2**23, 2**23]) else 1
+        sign = -1 if i not in carriers and coder.symbol([2**23, 2**23]) else 1
         out[i] = sign * (reach + excess[e])
+    if hidden:
+        signs.apply(flat, out)
     return np.array(out, dtype=np.int64).reshape(index.shape)
 
 
@@ -157,7 +194,7 @@ def indices(t, f, magnitudes, quality, k):
     return np.clip(v, 0, 63)
 
 
-def decode_tile(t, data, color, quality, height, width):
+def decode_tile(t, data, flags, quality, height, width):
     """z_hat [Cz, height/4, width/4] and r_hat [N, height, width] of one tile."""
     assert len(data) >= 4 * (height // 4) * (width // 4)
     coder = RangeDecoder(data)
@@ -171,13 +208,13 @@ def decode_tile(t, data, color, quality, height, width):
     magnitudes = np.zeros_like(r_hat)
     for k in range(4):
         full = indices(t, f, magnitudes, quality, k)
-        if color == 1:
+        if flags & 1:
             full[t["chroma"]] = 0
         places = []
         for g in range(4):
             where = g ^ TURN[k]
             places.append((slice(g * group, (g + 1) * group), slice(where >> 1, None, 2), slice(where & 1, None, 2)))
-        r = residuals(coder, np.concatenate([full[place] for place in places]), t)
+        r = residuals(coder, np.concatenate([full[place] for place in places]), t, flags & 2)
         for g, place in enumerate(places):
             r_hat[place] = r[g * group : (g + 1) * group]
             magnitudes[place] = MAGNITUDES[np.minimum(np.abs(r_hat[place]), 15)]
@@ -186,11 +223,11 @@ def decode_tile(t, data, color, quality, height, width):
 
 def decode_symbols(data, tensors):
     """[(z_hat, r_hat)] of every tile of an .aec file."""
-    color, quality, width, height, side, payloads = read_file(data)
+    flags, quality, width, height, side, payloads = read_file(data)
     plane_h, plane_w = -(-height // 64) * 64, -(-width // 64) * 64
     sizes = [
         (min(side, plane_h - top) // 16, min(side, plane_w - left) // 16)
         for top in range(0, plane_h, side)
         for left in range(0, plane_w, side)
     ]
-    return [decode_tile(tensors, body, color, quality, *size) for body, size in zip(payloads, sizes, strict=True)]
+    return [decode_tile(tensors, body, flags, quality, *size) for body, size in zip(payloads, sizes, strict=True)]

@@ -14,7 +14,7 @@ import torch
 from reference_decoder import decode_symbols as reference_symbols
 from reference_decoder import read_weights
 
-from nncodec import codec, container, encoding, weights
+from nncodec import codec, container, effort, encoding, weights
 from nncodec.container import SectionType
 from nncodec.intnet import bounds
 from nncodec.weights import Model
@@ -92,15 +92,19 @@ def test_shipped_symbols_do_not_depend_on(name: str, photo: np.ndarray, tmp_path
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_file_decodes_to_what_the_encoder_coded(tiny: Model, photo: np.ndarray, dtype: torch.dtype | None) -> None:
+@pytest.mark.parametrize("hidden", [False, True])
+def test_file_decodes_to_what_the_encoder_coded(
+    tiny: Model, photo: np.ndarray, dtype: torch.dtype | None, hidden: bool
+) -> None:
+    price = effort.prices(tiny.entropy.tables) if hidden else None
     coded = []
     with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
         header_rects = codec.tiles(container.Header(photo.shape[1], photo.shape[0], 70, tiny.id, tile_log2=7))
         for tile in header_rects:
-            stream, symbols = encoding.encode_tile(tiny, encoding.analyze(tiny, photo, tile, 70).float(), 70)
+            stream, symbols = encoding.encode_tile(tiny, encoding.analyze(tiny, photo, tile, 70).float(), 70, price)
             coded.append((tile, stream, symbols))
     for tile, stream, symbols in coded:
-        found = tiny.entropy.decode(stream, 70, tile.height // 16, tile.width // 16)
+        found = tiny.entropy.decode(stream, 70, tile.height // 16, tile.width // 16, hidden=hidden)
         assert (found.z_hat == symbols.z_hat).all()
         assert (found.r_hat == symbols.r_hat).all()
         assert (found.r_hat != 0).any()

@@ -1,0 +1,169 @@
+"""Parities say the signs that were asked for, at the least cost, and files are smaller for it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference_decoder import RangeDecoder, residuals
+from test_rangecoder import CODING, TABLES, laplace
+
+from nncodec import codec, container, effort, encoding, freqs, hiding
+from nncodec.freqs import ROWS
+from nncodec.rangecoder import RESIDUAL_MAX, ResidualDecoder, ResidualEncoder
+from nncodec.weights import Model
+
+PRICE = effort.prices(TABLES).numpy()
+
+
+def counts_of(**counts: int) -> np.ndarray:
+    return np.bincount([int(s[1:]) for s, n in counts.items() for _ in range(n)], minlength=ROWS)
+
+
+def made(counts: np.ndarray) -> hiding.Plan:
+    plan = hiding.plan(counts)
+    assert plan is not None
+    return plan
+
+
+def concealed(index: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Residuals with hidden signs under scale indices `index`."""
+    exact = laplace(rng, index) + rng.uniform(-0.5, 0.5, index.shape).astype(np.float32)
+    chosen = np.where(index == 0, 0, np.rint(exact)).astype(np.int32)
+    return effort.hidden(chosen, exact.astype(np.float32), index, PRICE)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6000), st.integers(1, 63))
+def test_any_signs_can_be_asked_for(seed: int, count: int, top: int) -> None:
+    rng = np.random.default_rng(seed)
+    plan = hiding.plan(np.bincount(rng.integers(0, top + 1, count), minlength=ROWS))
+    if plan is None:
+        return
+    magnitudes = rng.integers(0, 4, plan.elements).astype(np.int32)
+    cost = rng.exponential(2.0, plan.elements).astype(np.float32)
+    cost[rng.random(plan.elements) < 0.3] = np.inf
+    negative, bound = rng.random((2, plan.carriers)) < 0.5
+    changed = plan.embed(magnitudes, cost, negative, bound)
+    assert (plan.signs(magnitudes + changed) == negative)[bound].all()
+
+
+def test_changes_cost_the_least() -> None:
+    """Against a search over whole histories of one chain, in plain Python."""
+    rng = np.random.default_rng(3)
+    plan = made(counts_of(s30=200, s9=100))
+    assert plan.chains == 1
+    cost = np.rint(rng.exponential(2.0, plan.elements) * hiding.COST_UNIT).astype(np.float32) / hiding.COST_UNIT
+    magnitudes = rng.integers(0, 4, plan.elements).astype(np.int32)
+    negative, bound = rng.random((2, plan.carriers)) < 0.7
+    wrong = negative ^ plan.signs(magnitudes)
+    best = {0: 0.0}  # what is still wrong, from this block's bit on -> least cost
+    ends = [*plan.starts[1:], plan.elements]
+    for b, (start, end) in enumerate(zip(plan.starts, ends, strict=True)):
+        for t in range(start, end):
+            grown = dict(best)
+            for state, spent in best.items():
+                to = state ^ int(plan.columns[t])
+                grown[to] = min(grown.get(to, math.inf), spent + float(cost[t]))
+            best = grown
+        fits: dict[int, float] = {}
+        for state, spent in best.items():
+            if not bound[b] or (state & 1) == wrong[b]:
+                fits[state >> 1] = min(fits.get(state >> 1, math.inf), spent)
+        best = fits
+    changed = plan.embed(magnitudes, cost, negative, bound)
+    assert float(cost[changed].sum()) == pytest.approx(min(best.values()))
+
+
+def test_changes_cost_little_more_than_theory_allows() -> None:
+    """Costs uniform in 0..1: at 0.215 bits an element no code gets below 0.0067 an element."""
+    rng = np.random.default_rng(4)
+    plan = made(counts_of(s30=40_000))
+    assert plan.carriers / plan.elements == pytest.approx(220 / 1024, rel=0.01)
+    negative = rng.random(plan.carriers) < 0.5
+    cost = rng.random(plan.elements).astype(np.float32)
+    changed = plan.embed(np.zeros(plan.elements, np.int32), 10 * cost, negative, np.ones_like(negative))
+    assert 0.0067 < cost[changed].sum() / plan.elements < 1.5 * 0.0067
+
+
+def test_few_bits_are_not_worth_a_chain() -> None:
+    assert hiding.plan(counts_of(s30=148)) is None
+    assert made(counts_of(s30=149)).bits == hiding.LEAST_BITS
+    assert hiding.plan(counts_of(s1=100_000)) is None
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 3000), st.integers(1, 63))
+def test_decoder_finds_the_signs(seed: int, count: int, top: int) -> None:
+    rng = np.random.default_rng(seed)
+    index = rng.integers(0, top + 1, count).astype(np.uint8)
+    values = concealed(index, rng)
+    coder = ResidualEncoder(CODING)
+    coder.put(values, index, hidden=True)
+    decoder = ResidualDecoder(CODING, coder.bytes())
+    assert (decoder.get(index, hidden=True) == values).all()
+    decoder.finish()
+
+
+def test_independent_decoder_finds_the_signs() -> None:
+    rng = np.random.default_rng(5)
+    index = np.minimum(rng.geometric(0.06, 3000), 63).astype(np.uint8)
+    exact = laplace(rng, index).astype(np.float32) + np.float32(0.4)
+    exact[np.flatnonzero(index == 63)] = (-1) ** np.arange((index == 63).sum()) * 3000.4  # escapes of carriers
+    values = effort.hidden(np.rint(exact).astype(np.int32), exact, index, PRICE)
+    coder = ResidualEncoder(CODING)
+    coder.put(values, index, hidden=True)
+    tensors = {"tables.reach": TABLES.reach.astype(np.int64), "tables.half": TABLES.half.astype(np.int64)}
+    assert (values != np.rint(exact)).any()
+    assert (residuals(RangeDecoder(coder.bytes()), index, tensors, hidden=True) == values).all()
+
+
+def test_residuals_that_say_other_signs_are_not_coded() -> None:
+    rng = np.random.default_rng(6)
+    index = np.full(2000, 25, np.uint8)
+    values = concealed(index, rng)
+    first = hiding.carriers(index)
+    values[first[np.flatnonzero(values[first])[0]]] *= -1
+    with pytest.raises(ValueError, match="signs of carriers"):
+        ResidualEncoder(CODING).put(values, index, hidden=True)
+
+
+def test_bits_are_what_the_tables_say_less_the_signs() -> None:
+    rng = np.random.default_rng(7)
+    index = rng.integers(0, 40, 20_000).astype(np.uint8)
+    values = concealed(index, rng)
+    coder = ResidualEncoder(CODING)
+    coder.put(values, index, hidden=True)
+    saved = np.count_nonzero(values[hiding.carriers(index)])
+    assert saved > 1000
+    assert freqs.bits(TABLES, values, index) - saved == pytest.approx(8 * len(coder.bytes()), rel=1e-3)
+
+
+def test_the_largest_residual_is_not_made_larger() -> None:
+    index = np.full(400, 63, np.uint8)
+    exact = np.full(400, RESIDUAL_MAX, np.float32)
+    assert np.abs(effort.hidden(exact.astype(np.int32), exact, index, PRICE)).max() == RESIDUAL_MAX
+
+
+@pytest.mark.parametrize("levels", [0, 1])
+def test_effort_decides_whether_signs_are_hidden(tiny: Model, photo: np.ndarray, levels: int) -> None:
+    header, _ = container.parse_header(codec.compress(photo, 60, tiny, effort=levels))
+    assert header.hidden == (levels > 0)
+
+
+def test_files_are_smaller_by_more_than_they_lose(
+    tiny: Model, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cost() -> tuple[int, float]:
+        data = codec.compress(photo, 60, tiny)
+        error = np.square(codec.decompress(data, model=tiny).color.astype(float) - photo).mean()
+        return len(data), 8 * len(data) + tiny.config.lmbda(60) * error * photo.shape[0] * photo.shape[1]
+
+    with_hidden = cost()
+    monkeypatch.setattr(encoding, "hides", lambda *_: False)
+    without = cost()
+    assert with_hidden[0] < 0.97 * without[0]
+    assert with_hidden[1] < without[1]
