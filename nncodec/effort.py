@@ -26,13 +26,13 @@ ERROR_WEIGHT = 16.0
 
 
 def prices(tables: Tables) -> Tensor:
-    """Bits f32 [64, REACH_MAX + 2] of a residual of each magnitude under each scale index.
+    """Bits f32 [ROWS, REACH_MAX + 2] of a residual of each magnitude under each row.
 
     Row 0 is zero: index 0 is not coded.
     """
     magnitude = np.arange(REACH_MAX + 2)
     out = np.zeros((freqs.ROWS, REACH_MAX + 2), np.float32)
-    for index in range(1, freqs.ROWS):
+    for index in freqs.CODED:
         reach = int(tables.reach[index])
         coded = 24.0 - np.log2(tables.half[index, np.minimum(magnitude, reach + 1)].astype(np.float64))
         excess = np.maximum(magnitude - reach, 1)

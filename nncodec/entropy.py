@@ -55,7 +55,7 @@ class EntropyModel:
         return np.broadcast_to(rows[:, None, None], (len(rows), height, width))
 
     def passes(self, z_hat: Integers, quality: int, grey: bool = False) -> Generator[Indices, Integers, None]:
-        """Yield the scale indices [N, h/2, w/2] of each pass; take its residuals by `send`.
+        """Yield the scale indices [N, h/2, w/2] of each pass, as rows of tables; take its residuals by `send`.
 
         In a `grey` picture the indices of chroma channels are 0.
         """
@@ -66,6 +66,8 @@ class EntropyModel:
             index = self.scale_net.index(features, magnitudes, quality, k).numpy()
             if grey and self.chroma is not None:
                 index[self.chroma] = 0
+            if k == 0:
+                index[index > 0] += freqs.FIRST
             residuals = yield index
             if k < PASSES - 1:
                 seen = table[torch.from_numpy(np.minimum(np.abs(residuals), MAGNITUDE_MAX))]

@@ -1,4 +1,4 @@
-"""Integer frequency tables: one zero-mean, symmetric row of residuals for each scale index.
+"""Integer frequency tables: two zero-mean, symmetric rows of residuals for each scale index.
 
 Knows how a row is fitted, quantised and checked; the coder itself is in `rangecoder`.
 """
@@ -18,22 +18,33 @@ TOTAL = 1 << 24
 """Sum of the frequencies of a row."""
 REACH_MAX = 255
 """Largest residual magnitude any row codes without escape."""
-ROWS = SCALE_INDEX_MAX + 1
+FIRST = SCALE_INDEX_MAX + 1
+"""In the first pass scale index s > 0 means row FIRST + s: what no magnitudes are known for has longer tails."""
+ROWS = 2 * FIRST
+CODED = tuple(row for row in range(ROWS) if row % FIRST)
+"""Rows of scale index 0 are never used."""
 
 
 @dataclass(frozen=True)
 class Tables:
-    """Frequencies for residuals, by scale index.
+    """Frequencies for residuals, by row.
 
     reach
-        int32 [64]: row s codes residuals -reach[s]..reach[s]; row 0 is never used.
+        int32 [ROWS]: row s codes residuals -reach[s]..reach[s].
     half
-        int32 [64, REACH_MAX + 2]: ``half[s, m]`` is the frequency of residual +m and of -m,
+        int32 [ROWS, REACH_MAX + 2]: ``half[s, m]`` is the frequency of residual +m and of -m,
         for m <= reach[s]; ``half[s, reach[s] + 1]`` is that of the escape; zero beyond.
     """
 
     reach: NDArray[np.int32]
     half: NDArray[np.int32]
+
+    @classmethod
+    def stored(cls, reach: NDArray[np.int32], half: NDArray[np.int32]) -> Tables:
+        """As weights files hold them: with ROWS rows, or FIRST of them, which then serve the first pass as well."""
+        if len(reach) == len(half) == FIRST:
+            reach, half = np.tile(reach, 2), np.tile(half, (2, 1))
+        return cls(reach, half)
 
     def row(self, index: int) -> NDArray[np.int64]:
         """Frequencies of symbols 0..2 reach (residual + reach) and of the escape; sum TOTAL."""
@@ -51,13 +62,13 @@ class Tables:
 
 
 def reach_of_index(index: int) -> int:
-    """Alphabet half-width: about 5.5 standard deviations."""
-    return min(math.ceil(5.5 * scale_of_index(index)) + 1, REACH_MAX)
+    """Alphabet half-width of a row: about 5.5 standard deviations."""
+    return min(math.ceil(5.5 * scale_of_index(index % FIRST)) + 1, REACH_MAX)
 
 
 def gaussian_row(index: int) -> NDArray[np.float64]:
     """Probability of magnitudes 0..reach (both signs together) and of the escape; sums to 1."""
-    reach, sigma = reach_of_index(index), scale_of_index(index)
+    reach, sigma = reach_of_index(index), scale_of_index(index % FIRST)
     edges = (np.arange(reach + 1) + 0.5) / (sigma * math.sqrt(2))
     cumulative = np.array([math.erf(e) for e in edges])
     magnitudes = np.diff(np.concatenate([[0.0], cumulative]))
@@ -79,14 +90,14 @@ def quantize_row(magnitudes: NDArray[np.float64]) -> NDArray[np.int32]:
 
 
 def fit(histograms: NDArray[np.int64], prior: float = 200.0) -> Tables:
-    """Tables from counts [64, REACH_MAX + 2] of |residual| by scale index (last column: beyond).
+    """Tables from counts [ROWS, REACH_MAX + 2] of |residual| by row (last column: beyond).
 
     `prior` pseudo-counts follow the Gaussian that the index stands for, so that an index never seen
     is still coded sensibly.
     """
     reach = np.zeros(ROWS, np.int32)
     half = np.zeros((ROWS, REACH_MAX + 2), np.int32)
-    for index in range(1, ROWS):
+    for index in CODED:
         r = reach_of_index(index)
         counts = np.concatenate([histograms[index, : r + 1], [histograms[index, r + 1 :].sum()]])
         smooth = _log_smooth(counts.astype(np.float64)) + prior * gaussian_row(index) + 1e-6
@@ -113,7 +124,7 @@ def validate(tables: Tables) -> None:
         raise ModelMismatchError(f"tables have shapes {tables.reach.shape} and {tables.half.shape}")
     if tables.reach.dtype != np.int32 or tables.half.dtype != np.int32:
         raise ModelMismatchError(f"tables are {tables.reach.dtype} and {tables.half.dtype}, not int32")
-    for index in range(1, ROWS):
+    for index in CODED:
         reach = int(tables.reach[index])
         if not 1 <= reach <= REACH_MAX:
             raise ModelMismatchError(f"table {index}: reach {reach} is not in 1..{REACH_MAX}")
@@ -128,7 +139,7 @@ def escape_bits(excess: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def bits(tables: Tables, residuals: NDArray[np.int32], index: NDArray[np.uint8]) -> float:
-    """Information content, in bits, of residuals under their scale indices, escapes included."""
+    """Information content, in bits, of residuals under their rows, escapes included."""
     magnitude = np.abs(residuals.astype(np.int64))
     reach = tables.reach[index].astype(np.int64)
     escaped = magnitude > reach

@@ -24,11 +24,9 @@ CHAIN_BITS = 64
 LEAST_BITS = 32
 """With fewer bits in all a pass hides none: the end of a chain costs more than it saves."""
 UNIT = 1024
-PAYLOAD = np.array(
-    [0, 0, 0, 0, 0, 8, 20, 37, 65, 96, 128, 158, 178, 195, 200, 205, 208, 210, 212, 214, 216, 218] + [220] * 42,
-    np.int64,
-)
-"""Bits that one magnitude of each scale index can hide for less than they are worth, in 1 / UNIT."""
+_BY_SCALE = [0] * 5 + [8, 20, 37, 65, 96, 128, 158, 178, 195, 200, 205, 208, 210, 212, 214, 216, 218] + [220] * 42
+PAYLOAD = np.array(2 * _BY_SCALE, np.int64)
+"""Bits that one magnitude of each row of tables (`freqs`) can hide for less than they are worth, in 1 / UNIT."""
 
 COST_UNIT = 16
 """Costs are counted in 1 / COST_UNIT bits."""
@@ -133,7 +131,7 @@ def carriers(index: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def plan(counts: NDArray[np.int64]) -> Plan | None:
-    """The plan of a pass with counts int64 [64] of scale indices; None where it hides nothing."""
+    """The plan of a pass with counts int64 [freqs.ROWS] of rows; None where it hides nothing."""
     counts = np.where(PAYLOAD > 0, counts, 0)
     payload = int(counts @ PAYLOAD)
     if payload < LEAST_BITS * UNIT:

@@ -1,6 +1,6 @@
 """Residuals <-> bytes: constriction's range coder over grouped integer tables, with escapes and hidden signs.
 
-The only user of constriction. Knows scale indices, not where they come from.
+The only user of constriction. Knows rows of tables ("index" here, 0 for what is not coded), not where they come from.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nncodec import hiding
 from nncodec.errors import CorruptError
-from nncodec.freqs import ROWS, TOTAL, Tables
+from nncodec.freqs import CODED, ROWS, TOTAL, Tables
 
 PREFIX_BITS = 4
 RESIDUAL_MAX = (1 << 15) - 1
@@ -33,8 +33,8 @@ class CodingTables:
 
     def __init__(self, tables: Tables) -> None:
         self.reach = tables.reach
-        self.models = [None, *(_model(tables.row(index)) for index in range(1, ROWS))]
-        self.magnitudes = [None, *(_model(tables.magnitudes(index)) for index in range(1, ROWS))]
+        self.models = {row: _model(tables.row(row)) for row in CODED}
+        self.magnitudes = {row: _model(tables.magnitudes(row)) for row in CODED}
         self.prefix = _model(np.full(1 << PREFIX_BITS, TOTAL >> PREFIX_BITS, np.int64))
         self.bit = _model(np.full(2, TOTAL >> 1, np.int64))
 
@@ -44,7 +44,7 @@ def _parts(counts: NDArray[np.int64], plan: hiding.Plan | None) -> list[tuple[in
     ends = np.cumsum(counts).tolist()
     first = ends[-1] - (plan.carriers if plan else 0)
     parts = []
-    for s in range(1, ROWS):
+    for s in CODED:
         split = min(max(first, ends[s - 1]), ends[s])
         if counts[s]:
             parts.append((s, slice(ends[s - 1], split), slice(split, ends[s])))

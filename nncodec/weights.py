@@ -168,7 +168,7 @@ def load(description: Description, device: str | torch.device = "cpu") -> Model:
     try:
         networks = {name: tuple(t.shape) for name, t in net.state_dict().items()}
         _check_shapes(tensors, networks, [f"scale.{n}" for n in expected_shapes(description.config)])
-        tables = Tables(tensors["tables.reach"].numpy(), tensors["tables.half"].numpy())
+        tables = Tables.stored(tensors["tables.reach"].numpy(), tensors["tables.half"].numpy())
         validate(tables)
         net.load_state_dict({n: tensors[n].float() for n in networks}, assign=True)
         scale_net = IntScaleNet(ScaleTensors.from_dict(scale, description.config))

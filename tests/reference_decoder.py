@@ -17,6 +17,7 @@ DTYPES = {"I32": "<i4", "F32": "<f4", "F16": "<f2"}
 TURN = (0, 3, 1, 2)
 PAYLOAD = [0, 0, 0, 0, 0, 8, 20, 37, 65, 96, 128, 158, 178, 195, 200, 205, 208, 210, 212, 214, 216, 218]
 PAYLOAD += [220] * 42
+PAYLOAD += PAYLOAD
 MAGNITUDES = np.array([round(256 * np.log2(1 + m)) for m in range(16)], dtype=np.int64)
 
 
@@ -95,7 +96,7 @@ class Signs:
     """Which residuals of a pass are carriers, and what the parities of magnitudes say of their signs."""
 
     def __init__(self, flat):
-        self.cover = [int(i) for s in range(63, 0, -1) if PAYLOAD[s] for i in np.flatnonzero(flat == s)[::-1]]
+        self.cover = [int(i) for s in range(127, 0, -1) if PAYLOAD[s] for i in np.flatnonzero(flat == s)[::-1]]
         total = sum(PAYLOAD[flat[i]] for i in self.cover)
         self.chains, self.bits = 0, 0
         if total >= 32 * 1024:
@@ -128,9 +129,12 @@ def residuals(coder, index, tensors, hidden=False):
     carriers = signs.carriers if hidden else set()
     out = [0] * len(flat)
     escapes = []
-    for s in range(1, 64):
-        reach = int(tensors["tables.reach"][s])
-        half = [int(v) for v in tensors["tables.half"][s]]
+    rows = len(tensors["tables.reach"])
+    for s in range(1, 128):
+        if s % 64 == 0:
+            continue
+        reach = int(tensors["tables.reach"][s % rows])
+        half = [int(v) for v in tensors["tables.half"][s % rows]]
         row = half[reach:0:-1] + half[: reach + 2]
         assert sum(row) == 2**24
         folded = [half[0], *(2 * f for f in half[1 : reach + 1]), half[reach + 1]]
@@ -214,7 +218,10 @@ def decode_tile(t, data, flags, quality, height, width):
         for g in range(4):
             where = g ^ TURN[k]
             places.append((slice(g * group, (g + 1) * group), slice(where >> 1, None, 2), slice(where & 1, None, 2)))
-        r = residuals(coder, np.concatenate([full[place] for place in places]), t, flags & 2)
+        index = np.concatenate([full[place] for place in places])
+        if k == 0:
+            index = np.where(index > 0, index + 64, 0)
+        r = residuals(coder, index, t, flags & 2)
         for g, place in enumerate(places):
             r_hat[place] = r[g * group : (g + 1) * group]
             magnitudes[place] = MAGNITUDES[np.minimum(np.abs(r_hat[place]), 15)]

@@ -11,7 +11,7 @@ import torch
 from nncodec import codec, effort, freqs, weights
 from nncodec.config import TINY
 from nncodec.errors import InputError
-from nncodec.freqs import REACH_MAX, ROWS
+from nncodec.freqs import FIRST, REACH_MAX
 from nncodec.nets.model import CodecNet
 from nncodec.rangecoder import RESIDUAL_MAX
 from nncodec.train import export
@@ -31,7 +31,7 @@ def test_prices_are_the_tables_bits() -> None:
 
 def test_choice_is_the_cheaper_neighbor() -> None:
     torch.manual_seed(0)
-    index = torch.randint(1, ROWS, (4000,))
+    index = torch.randint(1, FIRST, (4000,))
     residual = torch.randn(4000) * 3
     chosen = effort.rounded(residual, index, PRICE)
 

@@ -32,6 +32,7 @@ from nncodec.config import (
     ModelConfig,
 )
 from nncodec.errors import InputError
+from nncodec.freqs import FIRST
 from nncodec.nets.blocks import QualityTable, channel_order, channel_scale, dct_basis, step_for_lmbda
 from nncodec.nets.classic import (
     BaselineAnalysis,
@@ -76,7 +77,7 @@ class TrainOutput(NamedTuple):
 
 
 Chooser = Callable[[Tensor, Tensor], Tensor]
-"""Residuals in steps and scale indices (uint8), of one shape, to integers (as float)."""
+"""Residuals in steps and rows of tables (uint8, see `freqs`), of one shape, to integers (as float)."""
 
 
 def ste_round(x: Tensor) -> Tensor:
@@ -262,7 +263,9 @@ class CodecNet(nn.Module):
             elif choose is None:
                 r_hat = torch.where(index < 0.5, 0.0, residual.round())
             else:
-                r_hat = choose(residual, index.round().clamp(0, SCALE_INDEX_MAX).to(torch.uint8))
+                row = index.round().clamp(0, SCALE_INDEX_MAX)
+                row = torch.where(row > 0, row + FIRST, row) if k == 0 else row
+                r_hat = choose(residual, row.to(torch.uint8))
             y_bits = y_bits + self._bits(residual, r_hat, index)
             decoded = torch.zeros_like(y)
             quadtree.put(decoded, k, means + r_hat / gain)

@@ -97,7 +97,7 @@ def _assemble(tensors: dict[str, Tensor], config: ModelConfig, tables: freqs.Tab
 
 
 def _histograms(model: Model, store: PictureStore, pictures: int, end: float) -> NDArray[np.int64]:
-    """Counts [64, REACH_MAX + 2] of |residual| by scale index over pictures and FIT_QUALITIES, up to the time `end`."""
+    """Counts [ROWS, REACH_MAX + 2] of |residual| by row over pictures and FIT_QUALITIES, up to the time `end`."""
     width = freqs.REACH_MAX + 2
     counts = np.zeros(freqs.ROWS * width, np.int64)
     count = min(pictures, len(store))
@@ -140,5 +140,5 @@ def load_checkpoint(path: Path) -> tuple[CodecNet, freqs.Tables | None]:
         raise InputError(f"{path}: not a readable checkpoint ({error})") from None
     net = CodecNet(ModelConfig.from_dict(state["config"]))
     net.load_state_dict(state["ema"])
-    tables = state["tables"] and freqs.Tables(*(t.numpy() for t in state["tables"]))
+    tables = state["tables"] and freqs.Tables.stored(*(t.numpy() for t in state["tables"]))
     return net.eval().requires_grad_(False), tables

@@ -380,7 +380,7 @@ class Trainer:
             state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
         except (OSError, RuntimeError, EOFError) as error:
             raise InputError(f"{path}: not a readable checkpoint ({error})") from None
-        tables = state["tables"] and Tables(*(t.cpu().numpy() for t in state["tables"]))
+        tables = state["tables"] and Tables.stored(*(t.cpu().numpy() for t in state["tables"]))
         if state["stage"] != JOINT and self.stage == JOINT:
             self._start_decoder(tables)
         self.stage, self.tables = state["stage"], tables
