@@ -162,11 +162,12 @@ def _refined(
 ) -> Tensor:
     """Targets of tiles with latents y [B, N, h, w]; `first` makes the first choice, whatever the error factor."""
     net, q = first.model.net, quality_of(first.model, first.quality)
+    conceal = first.hidden and steps > 1  # several small steps even out what hiding adds, one large step takes it along
     targets = []
     for b, (frame, objective) in enumerate(zip(frames, objectives, strict=True)):
         tile = slice(b, b + 1)
-        y_hat = first.of(tile).reconstruct(y[tile], z_hat[tile])
-        choose = partial(later.of(tile).reconstruct, z_hat=z_hat[tile])
+        y_hat = first.of(tile).reconstruct(y[tile], z_hat[tile], conceal)
+        choose = partial(later.of(tile).reconstruct, z_hat=z_hat[tile], conceal=conceal)
         targets.append(refine(net, frame, objective, y_hat, q, first.grey, steps, choose))
     return torch.cat(targets)
 
@@ -219,13 +220,14 @@ class Chooser:
         choose = passes.conceal if self.hidden else passes.choose
         return self.model.entropy.encode(z_hat, self.quality, choose, self.grey, self.hidden)
 
-    def reconstruct(self, y: Tensor, z_hat: Integers) -> Tensor:
-        """y_hat [1, N, h, w] of one tile, without coding it."""
+    def reconstruct(self, y: Tensor, z_hat: Integers, conceal: bool = False) -> Tensor:
+        """y_hat [1, N, h, w] of one tile, without coding it; with `conceal` signs are hidden as `encode` would."""
         passes = _Passes(self, y, z_hat)
+        choose = passes.conceal if conceal else passes.choose
         indices = self.model.entropy.passes(z_hat[0], self.quality, self.grey)
         index = next(indices)
         for k in range(PASSES):
-            residuals = passes.choose(k, index[None])
+            residuals = choose(k, index[None])
             if k < PASSES - 1:
                 index = indices.send(residuals[0])
         return passes.y_hat
