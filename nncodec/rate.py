@@ -172,14 +172,17 @@ def _trim(measure: Callable[[float], float], at_one: float, target: float, kind:
     aim = target + (-0.4 if kind.below else 0.4) * kind.near
     for _ in range(TRIMS):
         nearest = sorted(known, key=lambda f: abs(known[f] - target))[:2]
-        slope = kind.per_factor
-        if len(nearest) == 2 and known[nearest[0]] != known[nearest[1]]:
-            slope = (known[nearest[0]] - known[nearest[1]]) / (nearest[0] - nearest[1])
-        best = known[nearest[0]]
+        best, start, slope = known[nearest[0]], nearest[0], kind.per_factor
         miss = target - best if kind.below else best - target
-        if 0 <= miss <= kind.near or slope <= 0:
+        if 0 <= miss <= kind.near:
             return
-        factor = nearest[0] + (aim - best) / slope
+        if len(nearest) == 2:
+            found = (known[nearest[0]] - known[nearest[1]]) / (nearest[0] - nearest[1])
+            if found > 0:
+                slope = found
+            else:  # small files move by whole words, and hidden signs move them a little: further the same way
+                start = max(nearest) if aim > best else min(nearest)
+        factor = start + (aim - best) / slope
         factor = min(max(factor, math.log(FACTORS[0])), math.log(FACTORS[1]))
         if factor in known:
             return

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nncodec import __version__, codec, container, decoding, freqs, quadtree, rows
+from nncodec import __version__, codec, container, decoding, freqs, hiding, quadtree, rows
 from nncodec.analysis import describe
 from nncodec.analysis.latents import Latents, Part, part_of
 from nncodec.config import QUALITIES, Y_STRIDE
@@ -181,7 +181,11 @@ def _bits(
     grey = header.color is Color.GREY
     bits = np.zeros(symbols.r_hat.shape, np.float32)
     for k, (residuals, index) in enumerate(model.entropy.walk(symbols, header.quality, grey)):
-        quadtree.put(bits, k, price[index, np.minimum(np.abs(residuals), price.shape[1] - 1)])
+        paid = price[index, np.minimum(np.abs(residuals), price.shape[1] - 1)]
+        if header.hidden:
+            free = hiding.carriers(index.reshape(-1))
+            paid.reshape(-1)[free] -= residuals.reshape(-1)[free] != 0
+        quadtree.put(bits, k, paid)
     z_index = model.entropy.z_index(header.quality, *symbols.z_hat.shape[1:])
     return bits.sum(0), freqs.bits(model.entropy.tables, symbols.z_hat, z_index)
 
