@@ -29,7 +29,7 @@ def main() -> None:
         for crops, gap, label in points:
             axis.annotate(label, (crops, gap), xytext=(6, 5), textcoords="offset points", fontsize=8)
     axis.axhline(TARGET, color="0.5", linestyle="--", linewidth=1)
-    axis.annotate("target", (axis.get_xlim()[0], TARGET), xytext=(6, 4), textcoords="offset points", fontsize=8)
+    axis.annotate("target", (27, TARGET), xytext=(0, 4), textcoords="offset points", fontsize=8)
     axis.set_xscale("log")
     axis.set_xticks([30, 50, 100, 200], ["30", "50", "100", "200"])
     axis.minorticks_off()
