@@ -272,7 +272,7 @@ class _Passes:
             if conceal and by.price is not None:
                 exact, price, weight = residual.cpu().numpy(), by.price.cpu().numpy(), self._weight(k)
                 worth = weight.cpu().numpy() if isinstance(weight, Tensor) else [weight] * len(chosen)
-                tiles = zip(chosen, exact, index, worth if len(worth) > 1 else len(chosen) * [worth[0]], strict=True)
+                tiles = zip(chosen, exact, index, worth, strict=True)
                 chosen = np.stack([hidden(c, e, i, price, w) for c, e, i, w in tiles])
                 r = torch.from_numpy(chosen).to(means.device)
             quadtree.put(self.y_hat, k, means + r / self._gain)
