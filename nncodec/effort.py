@@ -83,8 +83,10 @@ def hidden(
     more = table[row + np.minimum(magnitude + 1, price.shape[1] - 1)] - here + worth * (1.0 - 2.0 * short)
     less = table[row + np.clip(magnitude - 1, 0, price.shape[1] - 1)] - here + worth * (1.0 + 2.0 * short)
     # Carriers stay what they are, zero or not: that is what was decided by.
-    more[(magnitude == RESIDUAL_MAX) | ((magnitude == 0) & (np.arange(len(cover)) < plan.carriers))] = np.inf
-    less[(magnitude == 0) | ((magnitude == 1) & (np.arange(len(cover)) < plan.carriers))] = np.inf
+    more[carriers][magnitude[carriers] == 0] = np.inf
+    less[carriers][magnitude[carriers] == 1] = np.inf
+    more[magnitude == RESIDUAL_MAX] = np.inf
+    less[magnitude == 0] = np.inf
     cost = np.maximum(np.minimum(more, less), 0.0)
     changed = plan.embed(magnitude, cost, negative[carriers], magnitude[carriers] > 0)
     magnitude = np.where(changed, magnitude + np.where(less < more, -1, 1), magnitude)

@@ -216,18 +216,16 @@ class Chooser:
 
     def encode(self, y: Tensor, z_hat: Integers) -> list[tuple[bytes, Symbols]]:
         """Range-coded stream and symbols of each tile."""
-        passes = _Passes(self, y, z_hat)
-        choose = passes.conceal if self.hidden else passes.choose
-        return self.model.entropy.encode(z_hat, self.quality, choose, self.grey, self.hidden)
+        passes = _Passes(self, y, z_hat, self.hidden)
+        return self.model.entropy.encode(z_hat, self.quality, passes.choose, self.grey, self.hidden)
 
     def reconstruct(self, y: Tensor, z_hat: Integers, conceal: bool = False) -> Tensor:
         """y_hat [1, N, h, w] of one tile, without coding it; with `conceal` signs are hidden as `encode` would."""
-        passes = _Passes(self, y, z_hat)
-        choose = passes.conceal if conceal else passes.choose
+        passes = _Passes(self, y, z_hat, conceal)
         indices = self.model.entropy.passes(z_hat[0], self.quality, self.grey)
         index = next(indices)
         for k in range(PASSES):
-            residuals = choose(k, index[None])
+            residuals = passes.choose(k, index[None])
             if k < PASSES - 1:
                 index = indices.send(residuals[0])
         return passes.y_hat
@@ -240,10 +238,13 @@ def encode_tile(model: Model, y: Tensor, quality: int, price: Tensor | None = No
 
 
 class _Passes:
-    """The passes over some tiles: `choose` picks the residuals of one, `y_hat` is what they have come to."""
+    """The passes over some tiles: `choose` picks the residuals of one, `y_hat` is what they have come to.
 
-    def __init__(self, by: Chooser, y: Tensor, z_hat: Integers) -> None:
-        self._by, self._y, self._net = by, y, by.model.net
+    With `conceal` signs are hidden.
+    """
+
+    def __init__(self, by: Chooser, y: Tensor, z_hat: Integers, conceal: bool) -> None:
+        self._by, self._y, self._net, self._conceal = by, y, by.model.net, conceal
         with inference():
             self._q = quality_of(by.model, by.quality)
             self._features = self._net.mean_net.features(torch.from_numpy(z_hat).float().to(y.device))
@@ -252,13 +253,6 @@ class _Passes:
 
     def choose(self, k: int, index: Indices) -> Integers:
         """Residuals int32 [B, N, h/2, w/2] of pass k under these scale indices."""
-        return self._chosen(k, index, conceal=False)
-
-    def conceal(self, k: int, index: Indices) -> Integers:
-        """As `choose`, with signs hidden."""
-        return self._chosen(k, index, conceal=True)
-
-    def _chosen(self, k: int, index: Indices, conceal: bool) -> Integers:
         by = self._by
         with inference():
             means = self._net.mean_net.means(self._features, self.y_hat, self._q, k)
@@ -269,7 +263,7 @@ class _Passes:
             else:
                 r = rounded(residual, scale_index, by.price, self._weight(k))
             chosen = r.to("cpu", torch.int32).numpy()
-            if conceal and by.price is not None:
+            if self._conceal and by.price is not None:
                 exact, price, weight = residual.cpu().numpy(), by.price.cpu().numpy(), self._weight(k)
                 worth = weight.cpu().numpy() if isinstance(weight, Tensor) else [weight] * len(chosen)
                 tiles = zip(chosen, exact, index, worth, strict=True)
