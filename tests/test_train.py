@@ -97,11 +97,12 @@ def test_resumed_run_equals_the_unbroken_one(
 
 
 def test_time_limit_ends_the_run_with_a_usable_model(recipe: Recipe, tmp_path: Path, photo: np.ndarray) -> None:
-    begin = time.perf_counter()
-    out = run(replace(recipe, steps=None, seconds=8.0), tmp_path / "run", False, silent)
-    assert time.perf_counter() - begin < 20  # the box may be busy; the budget itself is checked below
+    # Processor time, which other programs do not eat: on a busy box the tables took all the time left for the decoder.
+    limited = replace(recipe, steps=None, seconds=12.0, clock="cpu", decoder_share=0.4)
+    out = run(limited, tmp_path / "run", False, silent)
     train, _ = watch.read(tmp_path / "run" / "log.jsonl")
-    assert 7.9 <= train[-1]["elapsed"] < 12
+    assert {row["stage"] for row in train} == {"joint", "decoder"}
+    assert 11.9 <= train[-1]["elapsed"] < 16
     assert train[-1]["lr"] < 0.02 * OPTIMIZERS["adamw"]
     assert out is not None
     model = weights.load(weights.describe(out))
