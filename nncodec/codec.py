@@ -119,7 +119,8 @@ def compress(
     model
         Name or path of weights, or a loaded Model; default the shipped 'fast', or 'fast-ssim' to tune for MS-SSIM.
     effort
-        0 rounds, 1 (default) weighs bits against error and hides signs, 2 and 3 refine; see `nncodec.effort`.
+        0 rounds, 1 (default) weighs bits against error, hides signs and fits filters, 2 and 3 refine;
+        see `nncodec.effort`.
     tune
         What errors are counted by at efforts above 0: 'psnr' or 'ms-ssim'; default what the model was trained for.
     error_factor
@@ -158,7 +159,8 @@ def compress(
         encoding.check(loaded, of)
         color = Color.GREY if of.is_grey else Color.RGB
         hidden = encoding.hides(loaded, effort)
-        header = Header(of.width, of.height, quality, loaded.id, color, of.bit_depth, tile_log2, hidden)
+        filtered = encoding.filters(loaded, effort, of)
+        header = Header(of.width, of.height, quality, loaded.id, color, of.bit_depth, tile_log2, hidden, filtered)
         blocks = ((SectionType.ICC, of.icc), (SectionType.EXIF, of.exif), (SectionType.XMP, of.xmp))
         try:
             sections = [Section(kind, container.deflate(block)) for kind, block in blocks if block]

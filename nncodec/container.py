@@ -43,8 +43,8 @@ class Color(IntEnum):
     GREY = 1
 
 
-HIDDEN = 2
-"""Bit beside the color that says `Header.hidden`."""
+HIDDEN, FILTERED = 2, 4
+"""Bits beside the color that say `Header.hidden` and `Header.filtered`."""
 
 
 class SectionType(IntEnum):
@@ -65,7 +65,8 @@ class Header:
     """What a decoder must know before the first section.
 
     `model_id` is 8 bytes; `bit_depth` is 8 or 16; a tile is ``1 << tile_log2`` pixels wide and high; with `hidden`
-    some signs are not coded but hidden (`nncodec.hiding`).
+    some signs are not coded but hidden (`nncodec.hiding`); with `filtered` each tile has a filter of its own
+    (`nncodec.postfilter`).
     """
 
     width: int
@@ -76,6 +77,7 @@ class Header:
     bit_depth: int = 8
     tile_log2: int = 10
     hidden: bool = False
+    filtered: bool = False
 
     @property
     def tiles(self) -> int:
@@ -113,7 +115,7 @@ def pack(header: Header, sections: list[Section]) -> bytes:
     head = _HEADER.pack(
         MAGIC,
         VERSION,
-        header.color | HIDDEN * header.hidden,
+        header.color | HIDDEN * header.hidden | FILTERED * header.filtered,
         header.bit_depth,
         header.quality,
         header.tile_log2,
@@ -160,7 +162,7 @@ def parse_header(data: bytes, pixels_max: int = PIXELS_MAX, *, whole: bool = Tru
     found = zlib.crc32(data[:end])
     if stated != found:
         raise CorruptError(f"header: crc {found:08x} does not match {stated:08x}; the file is damaged")
-    color, hidden = color & ~HIDDEN, color & HIDDEN
+    color, hidden, filtered = color & ~(HIDDEN | FILTERED), color & HIDDEN, color & FILTERED
     if color not in tuple(Color) or depth not in BIT_DEPTHS:
         raise UnsupportedError(f"color {color} with {depth} bits a sample is not known to this build; update nncodec")
     if not 1 <= quality <= QUALITIES:
@@ -173,7 +175,7 @@ def parse_header(data: bytes, pixels_max: int = PIXELS_MAX, *, whole: bool = Tru
         raise LimitError(
             f"picture of {width}x{height} is over the limit of {pixels_max} pixels; raise it if you trust the file"
         )
-    header = Header(width, height, quality, model_id, Color(color), depth, tile_log2, hidden > 0)
+    header = Header(width, height, quality, model_id, Color(color), depth, tile_log2, hidden > 0, filtered > 0)
     entries = _parse_table(data, header, count)
     if whole:
         check_end(data, entries)

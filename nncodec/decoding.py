@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import groupby
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nncodec import picture, quadtree, tiling
+from nncodec import picture, postfilter, quadtree, tiling
 from nncodec.config import PASSES, Y_STRIDE
 from nncodec.container import Color, Header
 from nncodec.entropy import Symbols, take
@@ -27,6 +27,7 @@ from nncodec.errors import CorruptError, InputError
 from nncodec.nets.transforms import PIXEL_SCALE
 from nncodec.partial import Salvage
 from nncodec.picture import Levels, Picture
+from nncodec.postfilter import RADIUS, Taps
 from nncodec.tiling import Rect
 from nncodec.weights import Model
 
@@ -125,7 +126,8 @@ def decode_tile(model: Model, header: Header, number: int, stream: bytes, passes
     tile = tile_at(header, number)
     try:
         size = tile.height // Y_STRIDE, tile.width // Y_STRIDE
-        return model.entropy.decode(stream, header.quality, *size, passes, header.color is Color.GREY, header.hidden)
+        grey = header.color is Color.GREY
+        return model.entropy.decode(stream, header.quality, *size, passes, grey, header.hidden, header.filtered)
     except CorruptError as error:
         raise CorruptError(f"tile {number}: {error}") from None
 
@@ -137,9 +139,10 @@ def decode_symbols(model: Model, header: Header, streams: list[bytes]) -> Iterat
 
 
 class _Tile(NamedTuple):
-    """Latents [1, N, h/16, w/16] of one tile and its alpha."""
+    """Latents [1, N, h/16, w/16] of one tile, its filter and its alpha."""
 
     y_hat: Tensor
+    taps: Taps
     alpha: Levels | None
 
 
@@ -178,6 +181,12 @@ class _Tiles:
             out[:, :, rows, columns] = self._tile(number).y_hat[:, :, from_rows, from_columns]
         return out
 
+    def filters(self, core: Rect) -> list[tuple[Rect, Taps]]:
+        """Parts of a window that was asked for and not yet dropped with the filter of each, if it changes anything."""
+        numbers = self._numbers(core)
+        parts = [(tiling.common(tile_at(self._header, number), core), self._held[number].taps) for number in numbers]
+        return [(part, taps) for part, taps in parts if taps.any()]
+
     def alpha(self, rect: Rect) -> Levels:
         """Alpha [h, w] of a part of the picture inside a window that was asked for and not yet dropped."""
         out = np.empty((rect.height, rect.width), f"u{self._header.bit_depth // 8}")
@@ -202,7 +211,7 @@ class _Tiles:
             symbols = salvaged(self._salvage, self._model, self._header, number, stream)
             y_hat = reconstruct(self._model, symbols, self._header.quality)
             alpha = self._salvage.read(f"alpha {number}", lambda: alpha_of(self._header, number, body))
-            self._held[number] = _Tile(y_hat, alpha)
+            self._held[number] = _Tile(y_hat, symbols.taps, alpha)
             self._done += 1
             if self._progress:
                 self._progress(self._done, self._total)
@@ -219,7 +228,8 @@ def salvaged(
 ) -> Symbols:
     """`decode_tile`, or zeros for a tile that `salvage` misses."""
     tile = tile_at(header, number)
-    nothing = model.entropy.nothing(tile.height // Y_STRIDE, tile.width // Y_STRIDE)
+    size = tile.height // Y_STRIDE, tile.width // Y_STRIDE
+    nothing = model.entropy.nothing(*size, header.color is Color.GREY)
     if stream is None:
         return nothing
     decode = partial(decode_tile, model, header, number, stream, passes)
@@ -255,7 +265,7 @@ def bands(
     """
     if window < Y_STRIDE or window % Y_STRIDE:
         raise InputError(f"window is {window}; it must be a positive multiple of {Y_STRIDE}")
-    whole, halo = plane(header), model.config.synthesis_halo
+    whole, halo = plane(header), model.config.synthesis_halo + Y_STRIDE * header.filtered
     wanted = crop or Rect(0, 0, header.height, header.width)
     cores = [w for w in tiling.windows(whole.height, whole.width, window, halo) if tiling.meets(w, wanted)]
     outers = {core: tiling.with_halo(core, halo, whole.height, whole.width) for core in cores}
@@ -268,7 +278,8 @@ def bands(
         for core in row:
             part = tiling.common(core, band)
             where = tiling.inside(part, band)
-            levels = synthesize(model, held.latents(outers[core]), header, core, outers[core])
+            y_hat = held.latents(outers[core])
+            levels = synthesize(model, y_hat, header, core, outers[core], held.filters(core))
             color[where] = levels[tiling.inside(part, core)]
             if transparency is not None:
                 transparency[where] = held.alpha(part)
@@ -276,17 +287,47 @@ def bands(
         yield Picture(color, transparency)
 
 
-def synthesize(model: Model, y_hat: Tensor, header: Header, core: Rect, outer: Rect) -> Levels:
-    """Levels [h, w, 3] (or [h, w] grey) of a window, from the latents of the window with its halo."""
+def synthesize(
+    model: Model, y_hat: Tensor, header: Header, core: Rect, outer: Rect, filters: Iterable[tuple[Rect, Taps]] = ()
+) -> Levels:
+    """Levels [h, w, 3] (or [h, w] grey) of a window, from the latents of the window with its halo.
+
+    `filters` are those of parts of it.
+    """
     with inference():
-        x_hat = model.net.g_s(y_hat, quality_of(model, header.quality))
-        rows, columns = tiling.inside(core, outer)
-        return _levels(x_hat[0, :, rows, columns], header)
+        x_hat = decoded(model, y_hat, header)
+        x = x_hat[(slice(None), *tiling.inside(core, outer))].clone()  # filters see one another's area unfiltered
+        for part, taps in filters:
+            seen = with_margin(x_hat, part, outer)
+            x[(slice(None), *tiling.inside(part, core))] = postfilter.filtered(seen, taps, lmbda(model, header))
+        return _levels(x, header)
+
+
+def decoded(model: Model, y_hat: Tensor, header: Header) -> Tensor:
+    """Color planes f32 [C, H, W], not limited to 0..1, of latents y_hat [1, N, H/16, W/16]."""
+    x_hat: Tensor = model.net.g_s(y_hat, quality_of(model, header.quality))[0]
+    return x_hat.mean(0, keepdim=True) if header.color is Color.GREY else x_hat
+
+
+def with_margin(x_hat: Tensor, part: Rect, outer: Rect) -> Tensor:
+    """What a filter sees of `part` [C, h + 2 RADIUS, w + 2 RADIUS]; x_hat [C, H, W] covers `outer`.
+
+    Beyond `outer`, which must be the plane's edge, pixels repeat.
+    """
+    height, width = outer.size
+    seen = tiling.with_halo(Rect(*(side - outer[i % 2] for i, side in enumerate(part))), RADIUS, height, width)
+    top, left = RADIUS - (part.top - outer.top - seen.top), RADIUS - (part.left - outer.left - seen.left)
+    bottom, right = RADIUS - (seen.bottom - part.bottom + outer.top), RADIUS - (seen.right - part.right + outer.left)
+    return postfilter.padded(x_hat[:, seen.top : seen.bottom, seen.left : seen.right], top, bottom, left, right)
+
+
+def lmbda(model: Model, header: Header) -> float:
+    return model.config.lmbda(header.quality)
 
 
 def _levels(x: Tensor, header: Header) -> Levels:
-    """Levels [h, w, 3] or [h, w] of x f32 [3, h, w] in 0..1."""
-    x = x.mean(0) if header.color is Color.GREY else x.permute(1, 2, 0)
+    """Levels [h, w, 3] or [h, w] of color planes f32 [C, h, w] in 0..1."""
+    x = x[0] if header.color is Color.GREY else x.permute(1, 2, 0)
     peak = (1 << header.bit_depth) - 1
     x = (x * peak).round().clamp(0, peak)
     if header.bit_depth == 8:
@@ -331,7 +372,8 @@ def preview(
         with inference():
             x = _block_means(model, y_hat, max(Y_STRIDE // factor, 1))
             x = F.avg_pool2d(x, factor // Y_STRIDE) if factor > Y_STRIDE else x
-            color[tiling.inside(tile, whole, factor)] = _levels(x[0], header)
+            x = x[0].mean(0, keepdim=True) if header.color is Color.GREY else x[0]
+            color[tiling.inside(tile, whole, factor)] = _levels(x, header)
         if transparency is not None:
             levels = keep.read(f"alpha {number}", partial(alpha_of, header, number, body))
             opaque = np.iinfo(transparency.dtype).max

@@ -5,7 +5,7 @@ Knows the networks and windows of pixels; nothing of files. The counterpart of `
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nncodec import decoding, picture, quadtree, tiling
+from nncodec import decoding, picture, postfilter, quadtree, tiling
 from nncodec.config import PASSES, PSNR, Y_STRIDE, Z_MAX
-from nncodec.container import Header, Section, SectionType
+from nncodec.container import Color, Header, Section, SectionType
 from nncodec.decoding import Progress, device_of, inference, quality_of, tiles
 from nncodec.effort import DEFAULT, ERROR_WEIGHT, REFINING_STEPS, hidden, prices, rounded
 from nncodec.entropy import Indices, Integers, Symbols
@@ -23,12 +23,15 @@ from nncodec.errors import InputError
 from nncodec.nets.model import quadtree_pass
 from nncodec.objective import MsSsim, Objective, SquaredError
 from nncodec.picture import Levels, Outline
+from nncodec.postfilter import Taps
 from nncodec.rangecoder import RESIDUAL_MAX
 from nncodec.refine import Frame, descend, error_weights, refine, small_error
 from nncodec.rows import Rows
 from nncodec.tiling import Rect
 from nncodec.weights import Model
 
+FILTERED_PIXELS = 1 << 12
+"""What a filter saves in so small a picture is less than it costs to say that there is none."""
 GPU_TILES = 16
 """Tiles that share their passes on a GPU. One of 1024 pixels a side has 5 MB of latents; the nets hold some such."""
 
@@ -41,6 +44,14 @@ def tiles_at_once(model: Model) -> int:
 def hides(model: Model, effort: int = DEFAULT) -> bool:
     """Whether an encoder hides signs: small pictures have too few, and effort 0 has no time."""
     return effort > 0 and not model.config.side
+
+
+def filters(model: Model, effort: int, of: Outline) -> bool:
+    """Whether an encoder fits filters: where it hides signs, not to noise that is to go, nor to FILTERED_PIXELS.
+
+    Fitted for the squared error whatever errors are counted by, as MS-SSIM gains as well.
+    """
+    return hides(model, effort) and not model.noise and of.width * of.height > FILTERED_PIXELS
 
 
 def sections(
@@ -83,7 +94,8 @@ def sections(
             targets = _descended(chooser, frames[0].x, targets, z_hat, steps)
         elif steps:
             targets = _refined(first, chooser, frames, objectives, targets, z_hat, steps)
-        for tile, (stream, _) in zip(run, chooser.encode(targets, z_hat), strict=True):
+        fit = partial(_fitted, model, header, run, frames) if header.filtered else None
+        for tile, (stream, _) in zip(run, chooser.encode(targets, z_hat, fit), strict=True):
             yield Section(SectionType.TILE, stream)
             if band.alpha is not None:
                 part = band.alpha[tile.top - top : tile.bottom - top, tile.left : tile.right]
@@ -135,6 +147,29 @@ def analyze(model: Model, color: Levels, tile: Rect, quality: int) -> Tensor:
     whole = Rect(0, 0, tiling.padded(color.shape[0]), tiling.padded(color.shape[1]))
     window, _, y = analyzed(model, color, 0, tile, whole, quality)
     return y[(..., *tiling.inside(tile, window, Y_STRIDE))]
+
+
+def _fitted(model: Model, header: Header, run: list[Rect], frames: list[Frame], y_hat: Tensor) -> list[Taps]:
+    """Taps for tiles of latents y_hat [B, N, h, w], fitted where what is decoded depends on no other tile."""
+    whole, grey = decoding.plane(header), header.color is Color.GREY
+    halo, lmbda = model.config.synthesis_halo + Y_STRIDE, model.config.lmbda(header.quality)
+    taps = []
+    for b, (tile, frame) in enumerate(zip(run, frames, strict=True)):
+        shown = Rect(tile.top, tile.left, min(tile.bottom, header.height), min(tile.right, header.width))
+        top, left = tile.top + halo * (tile.top > 0), tile.left + halo * (tile.left > 0)
+        bottom = shown.bottom - halo * (tile.bottom < whole.bottom)
+        alone = Rect(top, left, bottom, shown.right - halo * (tile.right < whole.right))
+        if alone.height < 1 or alone.width < 1:
+            taps.append(postfilter.none(1 if grey else 3))
+            continue
+        rows, columns = tiling.inside(alone, shown)
+        with inference():
+            x_hat = decoding.decoded(model, y_hat[b : b + 1], header)
+            x = frame.x[(0, slice(1 if grey else 3), *frame.seen)][:, rows, columns]
+            seen = decoding.with_margin(x_hat, alone, tile)
+            pixels = shown.height * shown.width
+            taps.append(postfilter.fit(seen, x, lmbda, pixels, model.entropy.tap_bits))
+    return taps
 
 
 def _objectives(model: Model, tune: str, frames: list[Frame]) -> list[Objective]:
@@ -214,10 +249,13 @@ class Chooser:
         z_hat[:, self.model.entropy.z_index(self.quality, *z_hat.shape[2:]) == 0] = 0
         return z_hat
 
-    def encode(self, y: Tensor, z_hat: Integers) -> list[tuple[bytes, Symbols]]:
-        """Range-coded stream and symbols of each tile."""
+    def encode(
+        self, y: Tensor, z_hat: Integers, fit: Callable[[Tensor], list[Taps]] | None = None
+    ) -> list[tuple[bytes, Symbols]]:
+        """Range-coded stream and symbols of each tile; `fit` makes filters of y_hat [B, N, h, w]."""
         passes = _Passes(self, y, z_hat, self.hidden)
-        return self.model.entropy.encode(z_hat, self.quality, passes.choose, self.grey, self.hidden)
+        last = (lambda: fit(passes.y_hat)) if fit else None
+        return self.model.entropy.encode(z_hat, self.quality, passes.choose, self.grey, self.hidden, last)
 
     def reconstruct(self, y: Tensor, z_hat: Integers, conceal: bool = False) -> Tensor:
         """y_hat [1, N, h, w] of one tile, without coding it; with `conceal` signs are hidden as `encode` would."""

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nncodec import freqs, hiding, quadtree
-from nncodec.config import GROUPS, MAGNITUDE_MAX, PASSES, Z_BYTES, Z_MAX
+from nncodec import freqs, hiding, postfilter, quadtree
+from nncodec.config import GROUPS, MAGNITUDE_MAX, PASSES, SCALE_INDEX_MAX, Z_BYTES, Z_MAX
 from nncodec.errors import CorruptError, ModelMismatchError
 from nncodec.freqs import Tables
 from nncodec.intnet import IntScaleNet, magnitude_table
+from nncodec.postfilter import Taps
 from nncodec.rangecoder import CodingTables, ResidualDecoder, ResidualEncoder
 
 Indices = NDArray[np.uint8]
@@ -30,11 +31,18 @@ LINEAR_MAX = 256
 """Weights of the linear path of g_s are below this."""
 
 
+TAP_ROWS = 4
+"""Taps of a filter are coded under every fourth row of tables; row 0 stands for a kind of which all are zero."""
+TAP_ROW_MIDDLE = 8
+"""The number of a kind's row, less this, is coded under row TAP_ROW_MIDDLE * TAP_ROWS."""
+
+
 class Symbols(NamedTuple):
-    """What a tile's stream says: z_hat int32 [Cz, h/4, w/4] and residuals r_hat int32 [N, h, w]."""
+    """What a tile's stream says: z_hat int32 [Cz, h/4, w/4], residuals r_hat int32 [N, h, w] and a filter's taps."""
 
     z_hat: Integers
     r_hat: Integers
+    taps: Taps
 
 
 @dataclass(frozen=True)
@@ -80,11 +88,13 @@ class EntropyModel:
         choose: Callable[[int, Indices], Integers],
         grey: bool = False,
         hidden: bool = False,
+        fit: Callable[[], list[Taps]] | None = None,
     ) -> list[tuple[bytes, Symbols]]:
         """Code tiles of one size, z_hat int32 [B, Cz, h/4, w/4], each into a stream of its own.
 
         They go through the passes together: `choose(k, index)` gives the residuals int32 [B, N, h/2, w/2] of
         pass k, zero where index (uint8, same shape) is 0; with `hidden` signs, such as `effort.hidden` makes.
+        With `fit`, called after the last pass for the taps of each tile, these follow the residuals.
         """
         coders = [ResidualEncoder(self.coding) for _ in z_hat]
         tiles = [self.passes(tile, quality, grey) for tile in z_hat]
@@ -100,10 +110,14 @@ class EntropyModel:
                 quadtree.put(r_hat[b], k, residuals[b])
                 if k < PASSES - 1:
                     index[b] = tiles[b].send(residuals[b])
+        taps = fit() if fit else [postfilter.none(_planes(grey))] * len(tiles)
+        if fit:
+            for coder, values in zip(coders, taps, strict=True):
+                self._put_taps(coder, values)
         floor = _floor(z_hat.shape[2:])
         return [
             (coder.bytes().ljust(floor, b"\0"), Symbols(*tile))
-            for coder, *tile in zip(coders, z_hat, r_hat, strict=True)
+            for coder, *tile in zip(coders, z_hat, r_hat, taps, strict=True)
         ]
 
     def decode(
@@ -115,10 +129,12 @@ class EntropyModel:
         passes: int = PASSES,
         grey: bool = False,
         hidden: bool = False,
+        filtered: bool = False,
     ) -> Symbols:
         """Inverse of `encode` for a tile of y of height x width positions. Raises CorruptError.
 
-        With fewer `passes` what the others code stays zero, and the rest of `data` is not looked at.
+        With fewer `passes` what the others code stays zero, and the rest of `data` is not looked at. Taps are there
+        if `filtered`.
         """
         floor = _floor((height // 4, width // 4))
         if len(data) < floor:
@@ -137,20 +153,55 @@ class EntropyModel:
             quadtree.put(r_hat, k, residuals)
             if k + 1 < passes:
                 index = indices.send(residuals)
+        taps = postfilter.none(_planes(grey))
         if passes == PASSES:
+            taps = self._get_taps(coder, len(taps)) if filtered else taps
             coder.finish()
-        return Symbols(z_hat, r_hat)
+        return Symbols(z_hat, r_hat, taps)
 
-    def nothing(self, height: int, width: int) -> Symbols:
+    def tap_bits(self, taps: Taps) -> float:
+        """Bits of taps in a stream, rows and all."""
+        number, index = self._tap_rows(taps)
+        return freqs.bits(self.tables, number, _TAP_ROW_INDEX) + freqs.bits(self.tables, taps, index)
+
+    def _tap_rows(self, taps: Taps) -> tuple[Integers, Indices]:
+        """The cheapest row of tables for each kind, as it is coded, and the rows of all taps."""
+        kind = postfilter.kinds(len(taps))
+        number = np.zeros(postfilter.KINDS, np.int32)
+        for k in range(postfilter.KINDS):
+            values = taps[:, kind == k]
+            if values.any():
+                rows = range(TAP_ROWS, SCALE_INDEX_MAX + 1, TAP_ROWS)
+                costs = [freqs.bits(self.tables, values, np.full(values.shape, row, np.uint8)) for row in rows]
+                number[k] = 1 + int(np.argmin(costs))
+        return number - TAP_ROW_MIDDLE, _tap_index(number, len(taps))
+
+    def _put_taps(self, coder: ResidualEncoder, taps: Taps) -> None:
+        number, index = self._tap_rows(taps)
+        coder.put(number, _TAP_ROW_INDEX)
+        coder.put(taps, index)
+
+    def _get_taps(self, coder: ResidualDecoder, planes: int) -> Taps:
+        number = coder.get(_TAP_ROW_INDEX) + TAP_ROW_MIDDLE
+        if number.min() < 0 or number.max() > SCALE_INDEX_MAX // TAP_ROWS:
+            raise CorruptError(f"taps of the filter are coded under row {TAP_ROWS} * {number}; the stream is invalid")
+        return coder.get(_tap_index(number, planes))
+
+    def nothing(self, height: int, width: int, grey: bool = False) -> Symbols:
         """What stands for a tile of y of height x width positions that cannot be decoded: zeros."""
         z_channels, channels = self.scale_net.z_index.shape[1], self.scale_net.channels
         return Symbols(
-            np.zeros((z_channels, height // 4, width // 4), np.int32), np.zeros((channels, height, width), np.int32)
+            np.zeros((z_channels, height // 4, width // 4), np.int32),
+            np.zeros((channels, height, width), np.int32),
+            postfilter.none(_planes(grey)),
         )
 
-    def estimate(self, symbols: Symbols, quality: int, grey: bool = False, hidden: bool = False) -> float:
+    def estimate(
+        self, symbols: Symbols, quality: int, grey: bool = False, hidden: bool = False, filtered: bool = False
+    ) -> float:
         """Bits that the tables say the symbols cost, without running the range coder."""
-        total = freqs.bits(self.tables, symbols.z_hat, self.z_index(quality, *symbols.z_hat.shape[1:]))
+        total = self.tap_bits(symbols.taps) if filtered else 0.0
+        total += freqs.bits(self.tables, symbols.z_hat, self.z_index(quality, *symbols.z_hat.shape[1:]))
         for residuals, index in self.walk(symbols, quality, grey):
             total += freqs.bits(self.tables, residuals, index)
             if hidden:
@@ -166,6 +217,20 @@ class EntropyModel:
             yield residuals, index
             if k < PASSES - 1:
                 index = passes.send(residuals)
+
+
+_TAP_ROW_INDEX = np.full(postfilter.KINDS, TAP_ROW_MIDDLE * TAP_ROWS, np.uint8)
+
+
+def _tap_index(number: Integers, planes: int) -> Indices:
+    """Rows of tables uint8 [planes, taps] of taps whose kinds have rows of these numbers."""
+    rows = (TAP_ROWS * number).astype(np.uint8)[postfilter.kinds(planes)]
+    return np.broadcast_to(rows, (planes, len(rows)))
+
+
+def _planes(grey: bool) -> int:
+    """Color planes of a picture."""
+    return 1 if grey else 3
 
 
 def _floor(shape: tuple[int, ...]) -> int:

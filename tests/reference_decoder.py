@@ -199,7 +199,7 @@ def indices(t, f, magnitudes, quality, k):
 
 
 def decode_tile(t, data, flags, quality, height, width):
-    """z_hat [Cz, height/4, width/4] and r_hat [N, height, width] of one tile."""
+    """z_hat [Cz, height/4, width/4], r_hat [N, height, width] and taps [C, T] of one tile."""
     assert len(data) >= 4 * (height // 4) * (width // 4)
     coder = RangeDecoder(data)
     z_rows = t["scale.z_index"][quality - 1]
@@ -225,11 +225,18 @@ def decode_tile(t, data, flags, quality, height, width):
         for g, place in enumerate(places):
             r_hat[place] = r[g * group : (g + 1) * group]
             magnitudes[place] = MAGNITUDES[np.minimum(np.abs(r_hat[place]), 15)]
-    return z_hat, r_hat
+    planes = 1 if flags & 1 else 3
+    kinds = [12, 6, 4 * (planes - 1), 1 + planes]
+    taps = np.zeros((planes, sum(kinds)), np.int64)
+    if flags & 4:
+        numbers = residuals(coder, np.full(4, 32), t) + 8
+        assert all(0 <= number <= 15 for number in numbers)
+        taps = residuals(coder, np.tile(np.repeat(4 * numbers, kinds), (planes, 1)), t)
+    return z_hat, r_hat, taps
 
 
 def decode_symbols(data, tensors):
-    """[(z_hat, r_hat)] of every tile of an .aec file."""
+    """[(z_hat, r_hat, taps)] of every tile of an .aec file."""
     flags, quality, width, height, side, payloads = read_file(data)
     plane_h, plane_w = -(-height // 64) * 64, -(-width // 64) * 64
     sizes = [

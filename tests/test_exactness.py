@@ -150,9 +150,11 @@ def test_independent_decoder_reads_a_file(tiny: Model, tiny_path: Path, photo: n
     found = reference_symbols(data, tensors)
     expected = symbols_of(tiny, data)
     assert len(found) == 6
-    for (z_hat, r_hat), symbols in zip(found, expected, strict=True):
+    for (z_hat, r_hat, taps), symbols in zip(found, expected, strict=True):
         assert (z_hat == symbols.z_hat).all()
         assert (r_hat == symbols.r_hat).all()
+        assert (taps == symbols.taps).all()
+    assert any(s.taps.any() for s in expected)
     assert any((s.r_hat != 0).any() for s in expected)
 
 
@@ -162,9 +164,11 @@ def test_independent_decoder_reads_a_real_tile(photo: np.ndarray) -> None:
     model = weights.load(weights.describe(path))
     data = codec.compress(photo[:128, :128], 30, model)
     tensors, _ = read_weights(path)
-    (z_hat, r_hat), symbols = reference_symbols(data, tensors)[0], symbols_of(model, data)[0]
+    (z_hat, r_hat, taps), symbols = reference_symbols(data, tensors)[0], symbols_of(model, data)[0]
     assert (z_hat == symbols.z_hat).all()
     assert (r_hat == symbols.r_hat).all()
+    assert (taps == symbols.taps).all()
+    assert taps.any()
 
 
 @pytest.mark.weights

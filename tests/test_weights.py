@@ -83,7 +83,8 @@ def test_shipped_weights_on_kodak() -> None:
             data = codec.compress(picture, quality, model)
             header, sections = codec.container.parse(data)
             for _, symbols in codec.decode_symbols(model, header, [s.payload for s in sections]):
-                estimate = model.entropy.estimate(symbols, quality, hidden=header.hidden)
+                flags = {"hidden": header.hidden, "filtered": header.filtered}
+                estimate = model.entropy.estimate(symbols, quality, **flags)
                 assert estimate == pytest.approx(8 * len(sections[0].payload), rel=0.01)
             bpp.append(8 * len(data) / (picture.width * picture.height))
         rates.append(np.mean(bpp))

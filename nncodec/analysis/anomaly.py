@@ -153,10 +153,10 @@ def measure(source: Path | bytes, model: Model, quality: int = QUALITY, max_pixe
     header, entries = container.parse_header(data, max_pixels)
     streams = [container.payload(data, entries, i) for i, e in enumerate(entries) if e.type is SectionType.TILE]
     bits = np.zeros((-(-header.height // Y_STRIDE), -(-header.width // Y_STRIDE)), np.float32)
-    hyper, price = 0.0, prices(model.entropy.tables).numpy()
+    beside, price = 0.0, prices(model.entropy.tables).numpy()
 
     def parts() -> Iterator[Part]:
-        nonlocal hyper
+        nonlocal beside
         for number, stream in enumerate(streams):
             symbols = decoding.decode_tile(model, header, number, stream)
             y_hat = decoding.reconstruct(model, symbols, header.quality)[0]
@@ -164,20 +164,20 @@ def measure(source: Path | bytes, model: Model, quality: int = QUALITY, max_pixe
             of_blocks, of_z = _bits(model, header, symbols, price)
             height, width = part.y_hat.shape[1:]
             bits[part.top : part.top + height, part.left : part.left + width] = of_blocks[:height, :width]
-            hyper += of_z
+            beside += of_z
             yield part
 
     description = describe.pooled(model, Latents(header.width, header.height, parts()))
     with rows.opened(source, max_pixels) as image:
         error, mse = _errors(model, header, streams, image)
-    bpp = (float(bits.sum(dtype=np.float64)) + hyper) / (header.width * header.height)
+    bpp = (float(bits.sum(dtype=np.float64)) + beside) / (header.width * header.height)
     return Measured(bpp, mse, description, error, bits)
 
 
 def _bits(
     model: Model, header: Header, symbols: Symbols, price: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], float]:
-    """Bits f32 [h, w] of y at each position of a tile, and bits of its z, as the tables say (`effort.prices`)."""
+    """Bits f32 [h, w] of y at each position of a tile, and bits of its z and filter, as the tables say."""
     grey = header.color is Color.GREY
     bits = np.zeros(symbols.r_hat.shape, np.float32)
     for k, (residuals, index) in enumerate(model.entropy.walk(symbols, header.quality, grey)):
@@ -187,7 +187,8 @@ def _bits(
             paid.reshape(-1)[free] -= residuals.reshape(-1)[free] != 0
         quadtree.put(bits, k, paid)
     z_index = model.entropy.z_index(header.quality, *symbols.z_hat.shape[1:])
-    return bits.sum(0), freqs.bits(model.entropy.tables, symbols.z_hat, z_index)
+    beside = model.entropy.tap_bits(symbols.taps) if header.filtered else 0.0
+    return bits.sum(0), freqs.bits(model.entropy.tables, symbols.z_hat, z_index) + beside
 
 
 def _errors(

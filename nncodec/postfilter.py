@@ -1,0 +1,224 @@
+"""A filter for each tile, which its encoder fits to the picture and the decoder applies behind g_s.
+
+A Wiener filter in the manner of VVC's nonlinear adaptive loop filter (Tsai et al., JSTSP 2013; Taquet et al.,
+JVET-M0385): for each color plane, differences to point-symmetric neighbors, the nearest once more clipped so that edges
+don't count, and an affine map of the pixel's own colors. g_s works at a stride of 8 pixels and is the same for all
+pictures; this sees single pixels, and what is peculiar to a picture, for some thirty bytes.
+
+Knows pixels and integers ("taps"); how taps are coded is `entropy`'s, where they lie `decoding`'s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def _half(places: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Of each point-symmetric pair of (down, right) the one below, or to the right in the row."""
+    return tuple(sorted(place for place in places if place > (0, 0)))
+
+
+RADIUS = 3
+"""Neighbors lie up to so many pixels away."""
+_REACH = range(-RADIUS, RADIUS + 1)
+LINEAR = _half((y, x) for y in _REACH for x in _REACH if abs(y) + abs(x) <= RADIUS)
+"""Pairs of neighbors in the plane itself, (down, right) of one; the other lies opposite."""
+CLIPPED = tuple(place for place in LINEAR if sum(map(abs, place)) <= 2)
+"""Those whose differences count once more, clipped."""
+CROSS = tuple(place for place in LINEAR if max(map(abs, place)) <= 1)
+"""Pairs in each of the other planes."""
+KINDS = 4
+"""Kinds of taps: of LINEAR, CLIPPED and CROSS differences and of colors. Each has a row of tables of its own."""
+TAP = 1 / 64
+"""Weight of a difference per unit of its tap."""
+CONSTANT, COLOR = 8.0, 0.25
+"""Factors of the constant (levels of 255) and of the colors (from mid-grey on) that color taps weigh."""
+TAP_MAX = 1023
+"""An encoder's largest tap."""
+BAND = 32
+"""So many rows are filtered at once, which caches hold."""
+SAMPLES = 1 << 17
+"""A fit looks at whole rows of about so many pixels in all."""
+
+Taps = NDArray[np.int32]
+"""[C, T] for a picture of C color planes; zeros change nothing.
+
+In the order of the kinds; CROSS for each other plane in turn; a constant, then each plane.
+"""
+
+Equations = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Normal equations (a, b) of a plane's taps w: they take 2 b w - w a w off the error."""
+
+
+def kinds(planes: int) -> NDArray[np.intp]:
+    """Kind of each tap of a plane, of a picture of so many planes."""
+    return np.repeat(np.arange(KINDS), [len(LINEAR), len(CLIPPED), (planes - 1) * len(CROSS), 1 + planes])
+
+
+def none(planes: int) -> Taps:
+    """Taps that change nothing."""
+    return np.zeros((planes, len(kinds(planes))), np.int32)
+
+
+def clip_at(lmbda: float) -> float:
+    """Differences are clipped at +- this, in 0..1: about twice the error that lambda stands for."""
+    return 1.0 / (255.0 * math.sqrt(lmbda))
+
+
+def padded(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
+    """x [C, H, W] limited to 0..1, with rows and columns repeated beyond its edges."""
+    return F.pad(x.clamp(0.0, 1.0)[None], (left, right, top, bottom), mode="replicate")[0]
+
+
+def filtered(x: Tensor, taps: Taps, lmbda: float) -> Tensor:
+    """x f32 [C, H + 2 RADIUS, W + 2 RADIUS] in 0..1 -> [C, H, W], through `taps`."""
+    planes = len(taps)
+    weights = torch.from_numpy(taps.astype(np.float32) * TAP)
+    linear, clipped, cross, color = (weights[:, kinds(planes) == kind] for kind in range(KINDS))
+    kernel = torch.zeros(planes, planes, 2 * RADIUS + 1, 2 * RADIUS + 1)
+    for plane in range(planes):
+        _add_pairs(kernel[plane, plane], LINEAR, linear[plane])
+        for other, part in zip(_others(plane, planes), cross[plane].reshape(-1, len(CROSS)), strict=True):
+            _add_pairs(kernel[plane, other], CROSS, part)
+        kernel[plane, plane, RADIUS, RADIUS] += 1.0
+    kernel[:, :, RADIUS, RADIUS] += COLOR * color[:, 1:]
+    bias = CONSTANT / 255.0 * color[:, 0] - 0.5 * COLOR * color[:, 1:].sum(1)
+    out = F.conv2d(x[None], kernel.to(x.device), bias.to(x.device))[0]
+    if clipped.any():
+        factors = clipped.to(x.device)[..., None, None]
+        for top in range(0, out.shape[1], BAND):
+            band = out[:, top : top + BAND]
+            _add_clipped(band, x[:, top : top + band.shape[1] + 2 * RADIUS], factors, clip_at(lmbda))
+    return out
+
+
+def _add_clipped(out: Tensor, x: Tensor, factors: Tensor, limit: float) -> None:
+    """Add to `out` [C, H, W] the clipped differences in x, `factors` [C, len(CLIPPED), 1, 1] times."""
+    inner = _shifted(x, 0, 0)
+    for k, (down, right) in enumerate(CLIPPED):
+        pair = (_shifted(x, down, right) - inner).clamp_(-limit, limit)
+        pair += (_shifted(x, -down, -right) - inner).clamp_(-limit, limit)
+        out.addcmul_(pair, factors[:, k])
+
+
+def _others(plane: int, planes: int) -> list[int]:
+    return [other for other in range(planes) if other != plane]
+
+
+def _add_pairs(kernel: Tensor, places: Sequence[tuple[int, int]], weights: Tensor) -> None:
+    """Add to a kernel [2 RADIUS + 1, 2 RADIUS + 1] the differences of pairs of neighbors to its middle."""
+    for (down, right), weight in zip(places, weights, strict=True):
+        for sign in (-1, 1):
+            kernel[RADIUS + sign * down, RADIUS + sign * right] += weight
+            kernel[RADIUS, RADIUS] -= weight
+
+
+def _shifted(x: Tensor, down: int, right: int) -> Tensor:
+    """x [C, H + 2 RADIUS, W + 2 RADIUS] so many pixels further down and to the right, [C, H, W]."""
+    height, width = x.shape[1] - 2 * RADIUS, x.shape[2] - 2 * RADIUS
+    return x[:, RADIUS + down : RADIUS + down + height, RADIUS + right : RADIUS + right + width]
+
+
+def fit(x_hat: Tensor, x: Tensor, lmbda: float, pixels: int, bits: Callable[[Taps], float]) -> Taps:
+    """Taps of least ``bits + lambda * pixels * MSE``, or those that change nothing.
+
+    x_hat
+        f32 [C, H + 2 RADIUS, W + 2 RADIUS] in 0..1, what is decoded.
+    x
+        f32 [C, H, W] in 0..1, the picture there.
+    pixels
+        How many the taps are for.
+    bits
+        What taps cost.
+    """
+    planes, height, width = x.shape
+    rows = slice(0, None, max(1, height * width // SAMPLES))
+    worth = 255.0**2 * lmbda * pixels / planes
+    systems = [(worth * a, worth * b) for a, b in _systems(x_hat, x, rows, clip_at(lmbda))]
+    exact = np.stack([_solved(a, b) for a, b in systems])
+
+    def saved(taps: Taps) -> float:
+        gain = sum(float(2 * b @ w - w @ a @ w) for (a, b), w in zip(systems, taps, strict=True))
+        return gain - bits(taps)
+
+    near = np.stack([_integers(a, b) for a, b in systems])
+    found = [_fitted(systems, near, _spread(exact)), _fitted(systems, none(planes), 0.3 * _spread(exact))]
+    return max([none(planes), *found], key=saved)
+
+
+def _fitted(systems: list[Equations], start: Taps, spread: NDArray[np.float64]) -> Taps:
+    """Integers that weigh error against bits, from `start` on, if taps are about as large as `spread`."""
+    taps = start.copy()
+    for _ in range(2):
+        price = math.log2(math.e) / np.maximum(spread, 0.1)  # a Laplacian's, bits for each unit of magnitude
+        for plane, (a, b) in enumerate(systems):
+            taps[plane] = _descended(a, b, taps[plane], price)
+        spread = _spread(taps)
+    return taps
+
+
+def _spread(taps: NDArray[Any]) -> NDArray[np.float64]:
+    """Mean magnitude of the taps of its kind, for each tap of a plane."""
+    kind, mean = kinds(len(taps)), np.abs(taps).mean(0)
+    return np.array([mean[kind == k].mean() for k in kind])
+
+
+def _systems(x_hat: Tensor, x: Tensor, rows: slice, limit: float) -> list[Equations]:
+    """For each plane those of its mean squared error."""
+    inner = _shifted(x_hat, 0, 0)[:, rows]
+    pairs = [(_shifted(x_hat, y, z)[:, rows] - inner, _shifted(x_hat, -y, -z)[:, rows] - inner) for y, z in LINEAR]
+    linear = [a + b for a, b in pairs]
+    near = [pairs[LINEAR.index(place)] for place in CLIPPED]
+    clipped = [a.clamp(-limit, limit) + b.clamp(-limit, limit) for a, b in near]
+    beside = [linear[LINEAR.index(place)] for place in CROSS]
+    color = [*torch.full_like(inner[:1], CONSTANT / 255.0), *(COLOR * (inner - 0.5))]
+    systems = []
+    for plane, error in enumerate(x[:, rows] - inner):
+        cross = [part[other] for other in _others(plane, len(x)) for part in beside]
+        own = [part[plane] for part in (*linear, *clipped)]
+        features = torch.stack([*own, *cross, *color]).flatten(1).double() * TAP
+        count = features.shape[1]
+        b = features @ error.flatten().double() / count
+        systems.append(((features @ features.T / count).cpu().numpy(), b.cpu().numpy()))
+    return systems
+
+
+def _solved(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights of least error; small ones where flat pictures leave them open."""
+    w: NDArray[np.float64] = np.linalg.solve(a + np.eye(len(b)) * (1e-9 * np.trace(a) + 1e-12), b)
+    return w
+
+
+def _integers(a: NDArray[np.float64], b: NDArray[np.float64]) -> Taps:
+    """Least squares in integers: the most sensitive tap is rounded, the others solved for anew, and so on."""
+    w, free = np.zeros(len(b)), np.ones(len(b), bool)
+    for j in np.argsort(-np.diag(a)):
+        w[free] = _solved(a[np.ix_(free, free)], b[free] - a[np.ix_(free, ~free)] @ w[~free])
+        w[j], free[j] = np.clip(np.round(w[j]), -TAP_MAX, TAP_MAX), False
+    return w.astype(np.int32)
+
+
+def _descended(
+    a: NDArray[np.float64], b: NDArray[np.float64], first: Taps, price: NDArray[np.float64], sweeps: int = 4
+) -> Taps:
+    """From `first` on: one tap after the other to the integer of least ``w a w - 2 b w + price |w|``."""
+    w = first.astype(np.float64)
+    for _ in range(sweeps):
+        before = w.copy()
+        for j in range(len(w)):
+            if a[j, j] <= 0.0:
+                continue
+            best = (b[j] - a[j] @ w + a[j, j] * w[j]) / a[j, j]
+            near = np.clip([np.floor(best), np.ceil(best), w[j] - np.sign(w[j]), 0.0], -TAP_MAX, TAP_MAX)
+            w[j] = near[np.argmin(a[j, j] * (near - best) ** 2 + price[j] * np.abs(near))]
+        if (w == before).all():
+            break
+    return w.astype(np.int32)
