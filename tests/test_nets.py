@@ -70,6 +70,27 @@ def test_evaluation_rounds_and_repeats() -> None:
     assert torch.equal(first.y_bits, second.y_bits)
 
 
+def test_chosen_residuals_are_what_training_decodes() -> None:
+    torch.manual_seed(0)
+    net = CodecNet(TINY)
+    x, quality = torch.rand(2, 3, 64, 64), torch.tensor([30.0, 80.0])
+    rows = []
+
+    def towards_zero(residual: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+        rows.append(row)
+        return residual.trunc()
+
+    trained = net.train().latents(x, quality, choose=towards_zero)
+    coded = net.eval().latents(x, quality, choose=towards_zero)
+    plain = net.train().latents(x, quality)
+    assert torch.equal(trained.y_hat, coded.y_hat)
+    assert not torch.equal(trained.y_hat, plain.y_hat)
+    assert [int(row.min()) >= 64 or int(row.max()) < 64 for row in rows] == [True] * 8
+    trained.y_hat.square().sum().backward()
+    assert net.g_a.linear.weight.grad.abs().max() > 0
+    assert net.mean_net.heads[0].weight.grad is not None
+
+
 def test_quality_table_is_linear_between_knots() -> None:
     table = QualityTable(4, 2)
     with torch.no_grad():

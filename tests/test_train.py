@@ -28,6 +28,7 @@ from PIL import Image
 from nncodec import codec, weights
 from nncodec.cli import main
 from nncodec.config import TINY
+from nncodec.effort import prices, rounded
 from nncodec.errors import InputError
 from nncodec.nets.model import CodecNet
 from nncodec.train import export, losses, optimizers, plots, speed, validate, watch
@@ -339,6 +340,23 @@ def test_decoder_alone_leaves_every_symbol_and_lowers_the_error(recipe: Recipe, 
     assert streams[0] == streams[1]  # only the model id differs
     assert models[0].id != models[1].id
     assert errors[1] < errors[0]
+
+
+def test_residuals_are_chosen_from_where_the_recipe_says(recipe: Recipe, tmp_path: Path, tiny_path: Path) -> None:
+    late = replace(recipe, steps=20, decoder_share=0.5, chosen_from=0.6, init_from=str(tiny_path))
+    trainer = Trainer(late, tmp_path)
+    crops = crops_of(recipe, trainer, tmp_path / "cache")
+    seen = []
+    while trainer.stage_progress < 1.0:
+        seen.append(trainer.chooser is not None)
+        trainer.train_step(crops)
+    assert seen == [False] * 6 + [True] * 4
+    residual, row = torch.tensor([0.55, 1.4]), torch.tensor([20, 20], dtype=torch.uint8)
+    price = prices(weights.load(weights.describe(tiny_path)).entropy.tables)
+    chooser = trainer.chooser
+    assert chooser is not None
+    assert torch.equal(chooser(residual, row), rounded(residual, row, price))
+    assert Trainer(replace(late, chosen_from=1.0), tmp_path).chooser is None
 
 
 def test_training_goes_on_from_shipped_weights(tiny_path: Path) -> None:

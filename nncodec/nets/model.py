@@ -179,14 +179,21 @@ class CodecNet(nn.Module):
             return (hard + soft - soft.detach()).sum((1, 2, 3))
         return torch.where(index < 0.5, 0.0, gaussian_bits(rounded, index.round())).sum((1, 2, 3))
 
-    def forward(self, x: Tensor, quality: Tensor, autocast: bool = False, factorized: bool = False) -> TrainOutput:
+    def forward(
+        self,
+        x: Tensor,
+        quality: Tensor,
+        autocast: bool = False,
+        factorized: bool = False,
+        choose: Chooser | None = None,
+    ) -> TrainOutput:
         """`latents`, or with `factorized` `factorized_latents`, then g_s.
 
         A 'variational' model in training mode as `_variational` has it.
         """
         if self.training and self.config.arch == VARIATIONAL:
             return self._variational(x, quality, autocast)
-        latents = self.factorized_latents(x, quality) if factorized else self.latents(x, quality, autocast)
+        latents = self.factorized_latents(x, quality) if factorized else self.latents(x, quality, autocast, choose)
         return TrainOutput(self._synthesis(latents.y_hat, quality, autocast), latents.y_bits, latents.z_bits)
 
     def _variational(self, x: Tensor, quality: Tensor, autocast: bool) -> TrainOutput:
@@ -230,8 +237,9 @@ class CodecNet(nn.Module):
         In training mode the bits are those of the rounded values. The scales learn from exactly
         these; latents and means learn from the bits of values with additive uniform noise, which,
         unlike rounding, has a gradient. Synthesis and context see rounded values through a
-        straight-through gradient. In evaluation mode everything is rounded as the codec does it,
-        skipped symbols included, or as `choose` says. With `autocast` the convolutions of the float
+        straight-through gradient. With `choose` synthesis and context see what it picks instead, in training mode
+        through the same gradient and with bits as before. In evaluation mode everything is rounded as the codec
+        does it, skipped symbols included, or as `choose` says. With `autocast` the convolutions of the float
         networks run in bfloat16; quantisation, scales and likelihoods never.
         """
         return self._coded(self._analysis(x, quality, autocast), self.gain(quality), quality, autocast, choose)
@@ -258,15 +266,16 @@ class CodecNet(nn.Module):
                 means = self.mean_net.means(mean_features, context, quality, k)
             residual = (quadtree_pass(y, k) - means) * gain
             index = self.scale_net.index(scale_features, magnitudes, quality, k)
-            if self.training:
-                r_hat = ste_round(residual)
-            elif choose is None:
-                r_hat = torch.where(index < 0.5, 0.0, residual.round())
-            else:
+            if choose is not None:
                 row = index.round().clamp(0, SCALE_INDEX_MAX)
                 row = torch.where(row > 0, row + FIRST, row) if k == 0 else row
-                r_hat = choose(residual, row.to(torch.uint8))
-            y_bits = y_bits + self._bits(residual, r_hat, index)
+                chosen = choose(residual.detach(), row.detach().to(torch.uint8))
+                r_hat = residual + (chosen - residual).detach() if self.training else chosen
+            elif self.training:
+                r_hat = ste_round(residual)
+            else:
+                r_hat = torch.where(index < 0.5, 0.0, residual.round())
+            y_bits = y_bits + self._bits(residual, residual.round() if self.training else r_hat, index)
             decoded = torch.zeros_like(y)
             quadtree.put(decoded, k, means + r_hat / gain)
             context = context + decoded

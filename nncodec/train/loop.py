@@ -26,7 +26,7 @@ from nncodec.config import ENHANCED, QUALITIES
 from nncodec.effort import prices, rounded
 from nncodec.errors import InputError
 from nncodec.freqs import Tables
-from nncodec.nets.model import CodecNet, placed
+from nncodec.nets.model import Chooser, CodecNet, placed
 from nncodec.train import export, losses, optimizers
 from nncodec.train.data import Crops, PictureStore, WholePictures, noisy
 from nncodec.train.flat import STATISTIC, FlatParameters
@@ -108,8 +108,12 @@ class Trainer:
         self.noise = noise_range(recipe.noise) if recipe.noise else None
         if self.noise and self.model.config.side:
             raise InputError(f"noise is for color pictures; weights of arch {self.model.config.arch} see grey ones")
-        if recipe.init_from and (recipe.decoder_only or recipe.encoder_only):
-            self.tables = weights.load(weights.describe(Path(recipe.init_from))).entropy.tables
+        tables = export.gaussian_tables()
+        if recipe.init_from:
+            tables = weights.load(weights.describe(Path(recipe.init_from))).entropy.tables
+        if recipe.decoder_only or recipe.encoder_only:
+            self.tables = tables
+        self._price = prices(tables).to(device)
         if recipe.encoder_only:
             self.model.requires_grad_(False)
             self.model.g_a.requires_grad_(True)
@@ -262,14 +266,20 @@ class Trainer:
     def _joint(self, seen: Tensor, x: Tensor, quality: Tensor, lmbda: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Bits a pixel, weighted distortion from x and squared error, [B] each, of what the encoder has `seen`."""
         factorized = self.stage_progress < self.recipe.factorized_until
-        out = self.model(seen, quality, self.recipe.bfloat16, factorized)
+        out = self.model(seen, quality, self.recipe.bfloat16, factorized, self.chooser)
         return self._costs(out.y_bits + out.z_bits, out.x_hat, x, lmbda)
+
+    @property
+    def chooser(self) -> Chooser | None:
+        """How residuals are chosen now: None by rounding, else as the default effort does."""
+        begin = self.recipe.chosen_from
+        if self.stage == JOINT and (begin == 1.0 or self.stage_progress < begin):
+            return None
+        return lambda residual, index: rounded(residual, index, self._price)
 
     def _decoder_only(self, seen: Tensor, x: Tensor, quality: Tensor, lmbda: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():
-            latents = self.model.latents(
-                seen, quality, self.recipe.bfloat16, lambda residual, index: rounded(residual, index, self._price)
-            )
+            latents = self.model.latents(seen, quality, self.recipe.bfloat16, self.chooser)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.recipe.bfloat16):
             x_hat = self.model.g_s(latents.y_hat, quality)
         return self._costs(latents.y_bits + latents.z_bits, x_hat, x, lmbda)

@@ -71,6 +71,8 @@ class Recipe:
         Share of the joint stage in which means and context are left out (`CodecNet.factorized_latents`).
     late_from, late_crop
         Share of the joint stage from which crops are of `late_crop` pixels, as many as make the same area.
+    chosen_from
+        Share of the joint stage from which synthesis and context see residuals as the default effort chooses them.
     decoder_share
         Share of the budget for the last stage: the decoder alone on the residuals that files hold.
     batch, accumulate
@@ -114,6 +116,7 @@ class Recipe:
     crop: int = 128
     late_crop: int = 256
     late_from: float = 0.6
+    chosen_from: float = 1.0
     downscaled: float = 0.3
     fixed_until: float = 0.0
     factorized_until: float = 0.0
@@ -167,6 +170,7 @@ class Recipe:
             "late_from",
             "fixed_until",
             "factorized_until",
+            "chosen_from",
             "decoder_share",
             "validation_share",
             "test_share",

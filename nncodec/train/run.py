@@ -228,7 +228,7 @@ class _Session:
         if self.validator is None:
             return
         model = trainer.averaged_model()
-        rows = self.validator.rows(model)
+        rows = self.validator.rows(model, trainer.chooser)
         score = validate.score(rows, model.config, self.recipe.measure)
         self.log.validation(trainer.step, trainer.elapsed, score, rows)
         decoded = self.validator.decoded(model, SHOWN_CROPS)
