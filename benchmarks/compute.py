@@ -23,7 +23,7 @@ def main() -> None:
     with (DOCS / "compute.csv").open() as file:
         rows = list(csv.DictReader(file))
     figure, axis = plt.subplots(figsize=(7.2, 3.6))
-    for signs, mark in (("coded", "o-"), ("hidden", "s-")):
+    for signs, mark in (("coded", "o-"), ("hidden", "s-"), ("hidden, filters", "^-")):
         points = [(float(r["crops"]) / 1000, float(r["vtm18"]), r["label"]) for r in rows if r["signs"] == signs]
         axis.plot([p[0] for p in points], [p[1] for p in points], mark, label=f"signs {signs}")
         for crops, gap, label in points:

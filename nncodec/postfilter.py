@@ -2,8 +2,8 @@
 
 A Wiener filter in the manner of VVC's nonlinear adaptive loop filter (Tsai et al., JSTSP 2013; Taquet et al.,
 JVET-M0385): for each color plane, differences to point-symmetric neighbors, the nearest once more clipped so that edges
-don't count, and an affine map of the pixel's own colors. g_s works at a stride of 8 pixels and is the same for all
-pictures; this sees single pixels, and what is peculiar to a picture, for some thirty bytes.
+don't count, some in the other planes, and an affine map of the pixel's own colors. g_s works at a stride of 8 pixels
+and is the same for all pictures; this sees single pixels, and what is peculiar to a picture, for some fifty bytes.
 
 Knows pixels and integers ("taps"); how taps are coded is `entropy`'s, where they lie `decoding`'s.
 """
@@ -149,9 +149,9 @@ def fit(x_hat: Tensor, x: Tensor, lmbda: float, pixels: int, bits: Callable[[Tap
         gain = sum(float(2 * b @ w - w @ a @ w) for (a, b), w in zip(systems, taps, strict=True))
         return gain - bits(taps)
 
-    near = np.stack([_integers(a, b) for a, b in systems])
-    found = [_fitted(systems, near, _spread(exact)), _fitted(systems, none(planes), 0.3 * _spread(exact))]
-    return max([none(planes), *found], key=saved)
+    nothing, nearest = none(planes), np.stack([_integers(a, b) for a, b in systems])
+    found = [_fitted(systems, nearest, _spread(exact)), _fitted(systems, nothing, 0.3 * _spread(exact))]
+    return max([nothing, *found], key=saved)
 
 
 def _fitted(systems: list[Equations], start: Taps, spread: NDArray[np.float64]) -> Taps:
