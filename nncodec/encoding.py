@@ -49,7 +49,7 @@ def hides(model: Model, effort: int = DEFAULT) -> bool:
 def filters(model: Model, effort: int, of: Outline) -> bool:
     """Whether an encoder fits filters: where it hides signs, not to noise that is to go, nor to FILTERED_PIXELS.
 
-    Fitted for the squared error whatever errors are counted by, as MS-SSIM gains as well.
+    Fitted for the squared error whatever errors are counted by; MS-SSIM gains as well, but at the lowest rates.
     """
     return hides(model, effort) and not model.noise and of.width * of.height > FILTERED_PIXELS
 
