@@ -101,6 +101,11 @@ def tiles(header: Header) -> list[Rect]:
     return list(tiling.grid(whole.height, whole.width, 1 << header.tile_log2))
 
 
+def synthesis_halo(model: Model, header: Header) -> int:
+    """Pixels around a window, a multiple of Y_STRIDE, that its decoded pixels depend on."""
+    return model.config.synthesis_halo + Y_STRIDE * header.filtered
+
+
 def tile_at(header: Header, number: int) -> Rect:
     whole = plane(header)
     return tiling.cell(number, whole.height, whole.width, 1 << header.tile_log2)
@@ -220,7 +225,11 @@ class _Tiles:
 
 def shown(header: Header, number: int) -> Rect:
     """That part of a tile that lies in the picture."""
-    return tiling.common(tile_at(header, number), Rect(0, 0, header.height, header.width))
+    return in_picture(header, tile_at(header, number))
+
+
+def in_picture(header: Header, tile: Rect) -> Rect:
+    return tiling.common(tile, Rect(0, 0, header.height, header.width))
 
 
 def salvaged(
@@ -265,7 +274,7 @@ def bands(
     """
     if window < Y_STRIDE or window % Y_STRIDE:
         raise InputError(f"window is {window}; it must be a positive multiple of {Y_STRIDE}")
-    whole, halo = plane(header), model.config.synthesis_halo + Y_STRIDE * header.filtered
+    whole, halo = plane(header), synthesis_halo(model, header)
     wanted = crop or Rect(0, 0, header.height, header.width)
     cores = [w for w in tiling.windows(whole.height, whole.width, window, halo) if tiling.meets(w, wanted)]
     outers = {core: tiling.with_halo(core, halo, whole.height, whole.width) for core in cores}
@@ -296,10 +305,12 @@ def synthesize(
     """
     with inference():
         x_hat = decoded(model, y_hat, header)
-        x = x_hat[(slice(None), *tiling.inside(core, outer))].clone()  # filters see one another's area unfiltered
-        for part, taps in filters:
-            seen = with_margin(x_hat, part, outer)
-            x[(slice(None), *tiling.inside(part, core))] = postfilter.filtered(seen, taps, lmbda(model, header))
+        x = x_hat[(slice(None), *tiling.inside(core, outer))]
+        lmbda = model.config.lmbda(header.quality)
+        # All before any is written: filters see one another's area unfiltered.
+        done = [(part, postfilter.filtered(with_margin(x_hat, part, outer), taps, lmbda)) for part, taps in filters]
+        for part, result in done:
+            x[(slice(None), *tiling.inside(part, core))] = result
         return _levels(x, header)
 
 
@@ -314,15 +325,9 @@ def with_margin(x_hat: Tensor, part: Rect, outer: Rect) -> Tensor:
 
     Beyond `outer`, which must be the plane's edge, pixels repeat.
     """
-    height, width = outer.size
-    seen = tiling.with_halo(Rect(*(side - outer[i % 2] for i, side in enumerate(part))), RADIUS, height, width)
-    top, left = RADIUS - (part.top - outer.top - seen.top), RADIUS - (part.left - outer.left - seen.left)
-    bottom, right = RADIUS - (seen.bottom - part.bottom + outer.top), RADIUS - (seen.right - part.right + outer.left)
-    return postfilter.padded(x_hat[:, seen.top : seen.bottom, seen.left : seen.right], top, bottom, left, right)
-
-
-def lmbda(model: Model, header: Header) -> float:
-    return model.config.lmbda(header.quality)
+    rows, columns = tiling.inside(part, outer)
+    around = slice(rows.start, rows.stop + 2 * RADIUS), slice(columns.start, columns.stop + 2 * RADIUS)
+    return postfilter.padded(x_hat)[(slice(None), *around)]
 
 
 def _levels(x: Tensor, header: Header) -> Levels:

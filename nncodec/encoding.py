@@ -121,8 +121,7 @@ def _window(color: Levels, rect: Rect) -> Levels:
 
 def _seen(tile: Rect, window: Rect, header: Header) -> tuple[slice, slice]:
     """Where in `window` those pixels of `tile` lie that belong to the picture."""
-    shown = Rect(tile.top, tile.left, min(tile.bottom, header.height), min(tile.right, header.width))
-    return tiling.inside(shown, window)
+    return tiling.inside(decoding.in_picture(header, tile), window)
 
 
 def analyzed(
@@ -151,21 +150,21 @@ def analyze(model: Model, color: Levels, tile: Rect, quality: int) -> Tensor:
 
 def _fitted(model: Model, header: Header, run: list[Rect], frames: list[Frame], y_hat: Tensor) -> list[Taps]:
     """Taps for tiles of latents y_hat [B, N, h, w], fitted where what is decoded depends on no other tile."""
-    whole, grey = decoding.plane(header), header.color is Color.GREY
-    halo, lmbda = model.config.synthesis_halo + Y_STRIDE, model.config.lmbda(header.quality)
+    whole, planes = decoding.plane(header), 1 if header.color is Color.GREY else 3
+    halo, lmbda = decoding.synthesis_halo(model, header), model.config.lmbda(header.quality)
     taps = []
     for b, (tile, frame) in enumerate(zip(run, frames, strict=True)):
-        shown = Rect(tile.top, tile.left, min(tile.bottom, header.height), min(tile.right, header.width))
+        shown = decoding.in_picture(header, tile)
         top, left = tile.top + halo * (tile.top > 0), tile.left + halo * (tile.left > 0)
         bottom = shown.bottom - halo * (tile.bottom < whole.bottom)
         alone = Rect(top, left, bottom, shown.right - halo * (tile.right < whole.right))
         if alone.height < 1 or alone.width < 1:
-            taps.append(postfilter.none(1 if grey else 3))
+            taps.append(postfilter.none(planes))
             continue
         rows, columns = tiling.inside(alone, shown)
         with inference():
             x_hat = decoding.decoded(model, y_hat[b : b + 1], header)
-            x = frame.x[(0, slice(1 if grey else 3), *frame.seen)][:, rows, columns]
+            x = frame.x[(0, slice(planes), *frame.seen)][:, rows, columns]
             seen = decoding.with_margin(x_hat, alone, tile)
             pixels = shown.height * shown.width
             taps.append(postfilter.fit(seen, x, lmbda, pixels, model.entropy.tap_bits))

@@ -73,9 +73,9 @@ def clip_at(lmbda: float) -> float:
     return 1.0 / (255.0 * math.sqrt(lmbda))
 
 
-def padded(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
-    """x [C, H, W] limited to 0..1, with rows and columns repeated beyond its edges."""
-    return F.pad(x.clamp(0.0, 1.0)[None], (left, right, top, bottom), mode="replicate")[0]
+def padded(x: Tensor) -> Tensor:
+    """x [C, H, W] limited to 0..1, its last rows and columns repeated: [C, H + 2 RADIUS, W + 2 RADIUS]."""
+    return F.pad(x.clamp(0.0, 1.0)[None], 4 * (RADIUS,), mode="replicate")[0]
 
 
 def filtered(x: Tensor, taps: Taps, lmbda: float) -> Tensor:

@@ -342,7 +342,7 @@ def test_statistics_of_batch_norms_survive_in_the_file(trained: dict[str, Path])
         names = [n for n in stored if "running" in n]
         assert len(names) == 12
         state = weights.load(weights.describe(trained[arch])).net.state_dict()
-        again = export.trainable(trained[arch]).state_dict()
+        again = export.trainable(trained[arch])[0].state_dict()
         for name in names:
             assert torch.equal(stored[name], state[name])
             assert torch.equal(stored[name], again[name])

@@ -15,7 +15,7 @@ from nncodec.config import TUNES
 from nncodec.container import SectionType
 from nncodec.errors import CorruptError
 from nncodec.picture import Picture
-from nncodec.postfilter import RADIUS, Taps
+from nncodec.postfilter import Taps
 from nncodec.rangecoder import ResidualEncoder
 from nncodec.weights import Model
 
@@ -51,7 +51,7 @@ def random_taps(planes: int, seed: int = 0, largest: int = 6) -> Taps:
 
 
 def through(x: torch.Tensor, taps: Taps) -> torch.Tensor:
-    return postfilter.filtered(postfilter.padded(x, RADIUS, RADIUS, RADIUS, RADIUS), taps, LMBDA)
+    return postfilter.filtered(postfilter.padded(x), taps, LMBDA)
 
 
 def smooth(planes: int, height: int, width: int, seed: int = 1) -> torch.Tensor:
@@ -72,7 +72,7 @@ def test_fit_finds_the_filter_that_was_applied(planes: int) -> None:
     x_hat = smooth(planes, 120, 150)
     taps = random_taps(planes, largest=3)
     x = through(x_hat, taps)
-    seen = postfilter.padded(x_hat, RADIUS, RADIUS, RADIUS, RADIUS)
+    seen = postfilter.padded(x_hat)
     found = postfilter.fit(seen, x, LMBDA, 10**9, lambda taps: 0.0)
     before, after = ((x_hat - x).square().mean(), (through(x_hat, found) - x).square().mean())
     assert after < 1e-4 * before
@@ -81,7 +81,7 @@ def test_fit_finds_the_filter_that_was_applied(planes: int) -> None:
 def test_fit_weighs_bits_against_error() -> None:
     x_hat = smooth(3, 60, 80)
     x = through(x_hat, random_taps(3))
-    seen = postfilter.padded(x_hat, RADIUS, RADIUS, RADIUS, RADIUS)
+    seen = postfilter.padded(x_hat)
 
     def size(pixels: int, cost: float = 4.0) -> int:
         return int(np.abs(postfilter.fit(seen, x, LMBDA, pixels, lambda taps: cost * np.count_nonzero(taps))).sum())
@@ -93,7 +93,7 @@ def test_fit_weighs_bits_against_error() -> None:
 
 def test_flat_pictures_have_filters_too() -> None:
     flat, other = torch.full((3, 40, 40), 0.5), torch.full((3, 40, 40), 0.55)
-    seen = postfilter.padded(flat, RADIUS, RADIUS, RADIUS, RADIUS)
+    seen = postfilter.padded(flat)
     found = postfilter.fit(seen, other, LMBDA, 1600, lambda taps: 0.0)
     assert (through(flat, found) - other).abs().max() < 0.01
 
@@ -176,7 +176,7 @@ def test_filter_is_applied_over_the_edges_of_tiles(tiny: Model, photo: np.ndarra
         x = decoding.decoded(tiny, y, header).clamp(0, 1)
     expected = np.empty(wide.shape)
     for tile, values in taps.items():
-        seen = postfilter.padded(x, RADIUS, RADIUS, RADIUS, RADIUS)
+        seen = postfilter.padded(x)
         all_of_it = postfilter.filtered(seen, values, tiny.config.lmbda(50)).permute(1, 2, 0).numpy()
         place = slice(tile.top, tile.bottom), slice(tile.left, tile.right)
         expected[place] = (255 * all_of_it[place]).clip(0, 255)

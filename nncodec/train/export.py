@@ -119,8 +119,11 @@ def _histograms(model: Model, store: PictureStore, pictures: int, end: float) ->
     return counts.reshape(freqs.ROWS, width)
 
 
-def trainable(path: Path) -> CodecNet:
-    """The networks of a shipped weights file, scale net and all, to be trained on. Raises ModelMismatchError."""
+def trainable(path: Path) -> tuple[CodecNet, freqs.Tables]:
+    """The networks of a shipped weights file, scale net and all, to be trained on, and its tables.
+
+    Raises ModelMismatchError.
+    """
     description = weights.describe(path)
     model = weights.load(description)
     flat = safetensors.torch.load_file(path)
@@ -129,7 +132,7 @@ def trainable(path: Path) -> CodecNet:
     net.scale_net = from_integers(ScaleTensors.from_dict(scale, description.config), description.config)
     rest = net.load_state_dict(model.net.state_dict(), strict=False)
     assert all(name.startswith("scale_net.") for name in rest.missing_keys)
-    return net
+    return net, model.entropy.tables
 
 
 def load_checkpoint(path: Path) -> tuple[CodecNet, freqs.Tables | None]:

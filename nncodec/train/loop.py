@@ -21,7 +21,6 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nncodec import weights
 from nncodec.config import ENHANCED, QUALITIES
 from nncodec.effort import prices, rounded
 from nncodec.errors import InputError
@@ -95,7 +94,10 @@ class Trainer:
             torch.cuda.set_device(device)
         self.device, self.group = device, Group(device)
         torch.manual_seed(recipe.seed)
-        net = export.trainable(Path(recipe.init_from)) if recipe.init_from else CodecNet(recipe.config)
+        if recipe.init_from:
+            net, tables = export.trainable(Path(recipe.init_from))
+        else:
+            net, tables = CodecNet(recipe.config), export.gaussian_tables()
         if recipe.dropout:
             _set_dropout(net, recipe.dropout)
         self.model = placed(net, device)
@@ -108,19 +110,16 @@ class Trainer:
         self.noise = noise_range(recipe.noise) if recipe.noise else None
         if self.noise and self.model.config.side:
             raise InputError(f"noise is for color pictures; weights of arch {self.model.config.arch} see grey ones")
-        tables = export.gaussian_tables()
-        if recipe.init_from:
-            tables = weights.load(weights.describe(Path(recipe.init_from))).entropy.tables
-        if recipe.decoder_only or recipe.encoder_only:
-            self.tables = tables
-        self._price = prices(tables).to(device)
+        self._take(tables)
+        if not (recipe.decoder_only or recipe.encoder_only):
+            self.tables = None  # until they are fitted
         if recipe.encoder_only:
             self.model.requires_grad_(False)
             self.model.g_a.requires_grad_(True)
             self.model.h_a.requires_grad_(True)
             self.model.g_s.eval()  # batch norms there as files are decoded with
-        if recipe.decoder_only and self.tables:
-            self._start_decoder(self.tables)
+        if recipe.decoder_only:
+            self._start_decoder()
         else:
             self._prepare()
         self.generator = torch.Generator(device)
@@ -149,12 +148,14 @@ class Trainer:
             forward = torch.compile(forward, mode=mode, dynamic=False)
         self._losses = forward
 
-    def _start_decoder(self, tables: Tables) -> None:
-        """Train g_s alone, on residuals chosen as the default effort does with `tables`."""
+    def _take(self, tables: Tables) -> None:
+        """From now on these price residuals, and the weights file will hold them."""
+        self.tables, self._price = tables, prices(tables).to(self.device)
+
+    def _start_decoder(self) -> None:
+        """Train g_s alone, on residuals chosen as the default effort does."""
         self.stage, self.stage_step, self.stage_begin = DECODER, 0, self.progress
         self.model.eval()
-        self.tables = tables
-        self._price = prices(tables).to(self.device)
         self.model.requires_grad_(False)
         self.model.g_s.requires_grad_(True)
         self._prepare()
@@ -330,10 +331,10 @@ class Trainer:
             tables = export.gaussian_tables()
             if self.group.rank == 0:
                 tables = export.fit_tables(self.averaged_model(), store, self.recipe.fit_pictures, seconds)
-            self.tables = Tables(*(self.group.from_first(part) for part in (tables.reach, tables.half)))
+            self._take(Tables(*(self.group.from_first(part) for part in (tables.reach, tables.half))))
             self.tick()
             if self.recipe.decoder_share > 0 and self.progress < 1.0:
-                self._start_decoder(self.tables)
+                self._start_decoder()
                 return
         self.stage = DONE
 
@@ -391,9 +392,11 @@ class Trainer:
         except (OSError, RuntimeError, EOFError) as error:
             raise InputError(f"{path}: not a readable checkpoint ({error})") from None
         tables = state["tables"] and Tables.stored(*(t.cpu().numpy() for t in state["tables"]))
+        if tables:
+            self._take(tables)
         if state["stage"] != JOINT and self.stage == JOINT:
-            self._start_decoder(tables)
-        self.stage, self.tables = state["stage"], tables
+            self._start_decoder()
+        self.stage = state["stage"]
         self.stage_begin, self.stage_step = state["stage_begin"], state["stage_step"]
         self.model.load_state_dict(state["model"])  # into the flat buffer
         self.flat.load(self.flat.average, state["ema"])

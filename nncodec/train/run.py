@@ -14,7 +14,6 @@ from types import FrameType
 import torch
 
 from nncodec.config import Z_STRIDE
-from nncodec.effort import prices, rounded
 from nncodec.errors import InputError
 from nncodec.nets.complexity import kmac_per_pixel
 from nncodec.train import plots, validate
@@ -91,10 +90,8 @@ def run(
 
 def _test(trainer: Trainer, store: PictureStore) -> str:
     """Rate and closeness on the test pictures, residuals chosen as the default effort does: test.json, and a line."""
-    assert trainer.tables is not None
-    price = prices(trainer.tables).to(trainer.device)
     validator = Validator(store, trainer.device, len(store), trainer.model.config.side, trainer.noise)
-    rows = validator.rows(trainer.averaged_model(), lambda residual, index: rounded(residual, index, price))
+    rows = validator.rows(trainer.averaged_model(), trainer.chooser)
     (trainer.folder / "test.json").write_text(json.dumps({"pictures": len(store), "qualities": rows}, indent=1) + "\n")
     name = validator.names[-1]
     label = name.upper().replace("_", "-")
