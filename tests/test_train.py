@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -170,6 +171,31 @@ def test_muon_is_the_librarys_in_bfloat16_and_nearly_so_in_float32() -> None:
     assert torch.equal(moved(optimizers._muon, True), library)
     single = moved(optimizers._muon, False)
     assert 0 < torch.dist(single, library) < 0.01 * library.norm()
+
+
+MEMORY = """
+import resource, torch
+from nncodec.train import speed
+torch.set_num_threads(1)
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(5 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+given_back = faults()
+speed.keep_memory()
+faults()
+print(given_back, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_memory_is_kept_from_step_to_step() -> None:
+    told = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    given_back, kept = map(int, told.stdout.split())
+    assert kept < 0.1 * given_back
 
 
 def test_bfloat16_is_what_pays_unless_it_is_asked_for(folder: Path, tmp_path: Path) -> None:
@@ -553,10 +579,31 @@ TWO_PROCESSES = """
 import sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
+from nncodec.config import TINY
+from nncodec.nets.model import CodecNet
+from nncodec.train import optimizers
+from nncodec.train.flat import FlatParameters
 from nncodec.train.loop import Trainer
 from nncodec.train.recipe import Recipe
+
+def muon():
+    torch.manual_seed(0)
+    flat = FlatParameters(CodecNet(TINY))
+    return flat, optimizers.build(Recipe(data=".", steps=1, optimizer="muon", weight_decay=0.1, bfloat16=False), flat)
+
+by_itself = muon()
 trainer = Trainer(Recipe(data=".", size="tiny", steps=10, clip=1e9, bfloat16=False), Path(sys.argv[1]))
 rank = trainer.group.rank
+
+# Muon's matrices are shared out, and move as they do in a process of its own.
+for flat, optimizer in (shared := muon(), by_itself):
+    before, generator = flat.values.clone(), torch.Generator().manual_seed(1)
+    for _ in range(3):
+        flat.gradients.normal_(generator=generator)
+        optimizer.step()
+    assert torch.dist(before, flat.values) > 0.1
+assert torch.allclose(shared[0].values, by_itself[0].values, atol=1e-6)
+
 x = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(5))
 net, quality = trainer.model.eval(), torch.linspace(20, 80, 4)
 

@@ -108,7 +108,7 @@ def train(
     import torch
 
     from nncodec.train.run import run
-    from nncodec.train.speed import prefers_bfloat16
+    from nncodec.train.speed import keep_memory, prefers_bfloat16
 
     given = {name: value for name, value in options.items() if value is not None}
     if resume:
@@ -141,6 +141,7 @@ def train(
         values.setdefault("compile", True)
     if threads:
         torch.set_num_threads(threads)
+    keep_memory()
     if "bfloat16" not in values:
         values["bfloat16"] = prefers_bfloat16(torch.device(values["device"]))
     run(Recipe(**values), output, resume, click.echo)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from nncodec.errors import InputError
@@ -48,8 +50,14 @@ def build(recipe: Recipe, flat: FlatParameters) -> torch.optim.Optimizer:
 
 
 def _muon(library: Any, dtype: torch.dtype) -> Any:
-    """The library's Muon with its Newton-Schulz steps in `dtype`; it knows bfloat16 alone, slow on many CPUs."""
+    """The library's Muon with its Newton-Schulz steps in `dtype`; it knows bfloat16 alone, slow on many CPUs.
+
+    Processes of one run, which all have the same gradients, share these steps among them.
+    """
+    from pytorch_optimizer.optimizer.muon.base import get_adjusted_lr
     from pytorch_optimizer.optimizer.utils import zero_power_via_newton_schulz_5
+
+    rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
     class Muon(library.Muon):  # type: ignore[misc]
         @staticmethod
@@ -60,6 +68,28 @@ def _muon(library: Any, dtype: torch.dtype) -> Any:
                 torch.stack(upright), num_steps=group["ns_steps"], weights=group["ns_coeffs"], dtype=dtype
             )
             return [r.mT if m.shape[0] > m.shape[1] else r for r, m in zip(result, updates, strict=True)]
+
+        def _step_foreach_group(self, group: dict[str, Any]) -> None:
+            """The library's, but each process takes every `size`-th matrix; one exchange brings them together."""
+            if size == 1 or not group["use_muon"]:
+                super()._step_foreach_group(group)
+                return
+            params = group["params"]
+            grads, buffers = [p.grad for p in params], [self.state[p]["momentum_buffer"] for p in params]
+            decay = group["lr"], group["weight_decay"], group["weight_decouple"]
+            self.apply_weight_decay_foreach(params, grads, *decay, fixed_decay=False)
+            torch._foreach_lerp_(buffers, grads, weight=1.0 - group["momentum"])
+            torch._foreach_lerp_(grads, buffers, weight=group["momentum"])
+            alike = sorted(grads, key=lambda grad: sorted(grad.shape))  # so that all get as much to do
+            torch._foreach_zero_([grad for i, grad in enumerate(alike) if i % size != rank])
+            for _, batch in itertools.groupby(alike[rank::size], key=lambda grad: sorted(grad.shape)):
+                mine = list(batch)
+                torch._foreach_copy_(mine, self._orthogonalize(group, mine))
+            updates = torch.cat([grad.reshape(-1) for grad in grads])
+            dist.all_reduce(updates)
+            parts = torch.split(updates, [p.numel() for p in params])
+            for p, update in zip(params, parts, strict=True):
+                p.add_(update.view_as(p), alpha=-get_adjusted_lr(group["lr"], p.shape, group["use_adjusted_lr"]))
 
     return Muon
 
