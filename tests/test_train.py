@@ -482,6 +482,23 @@ def test_downscaled_crops_average_their_pixels(crops: Callable[[float], Crops]) 
     assert (small[1, ::2, ::2] - first).abs().max() <= 0.51
 
 
+def test_relit_crops_are_the_same_in_other_light(crops: Callable[[float], Crops]) -> None:
+    plain, sampler = crops(0.0), crops(0.0)
+    sampler.relit = 0.5
+    before, after = plain.batch(64, 64), sampler.batch(64, 64)
+    same = (before == after).flatten(1).all(1)
+    assert 20 < same.sum() < 44
+    assert torch.equal(after, (255 * after).round() / 255)
+    was, became = (x[~same].mean(1).flatten(1) for x in (before, after))
+    assert (became.mean(1) - was.mean(1)).abs().median() > 0.03
+    alike = [np.corrcoef(a, b)[0, 1] for a, b in zip(was, became, strict=True)]
+    assert np.median(alike) > 0.97
+    chroma = [(x[~same] - x[~same].mean(1, keepdim=True)).abs().mean((1, 2, 3)) for x in (before, after)]
+    ratio = chroma[1] / chroma[0]
+    assert ratio.min() < 0.8
+    assert ratio.max() > 1.2
+
+
 # Parts
 
 

@@ -36,6 +36,8 @@ SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 SCALE_MAX = 2.0
 """Crops are area-downscaled by at most this factor."""
+RELIT_GAMMA = 1.5
+"""Exponents of levels lie between this and its inverse where crops are relit."""
 
 
 def find_pictures(source: Path) -> list[Path]:
@@ -212,17 +214,23 @@ def load_pictures(source: Path, cache: Path, side_min: int, side: int = 0) -> Pi
 
 
 class Crops:
-    """Random crops with flips and quarter turns, `downscaled` of them area-downscaled by 1 to SCALE_MAX.
+    """Random crops with flips and quarter turns.
 
+    Of them the share `downscaled` is area-downscaled by 1 to SCALE_MAX, and `relit` given other light and colors.
     Pictures, random numbers and crops stay on `device`; nothing waits for the host.
     """
 
     def __init__(
-        self, store: PictureStore, device: torch.device | str, generator: torch.Generator, downscaled: float = 0.3
+        self,
+        store: PictureStore,
+        device: torch.device | str,
+        generator: torch.Generator,
+        downscaled: float = 0.3,
+        relit: float = 0.0,
     ) -> None:
         self.device = torch.device(device)
         self.generator = generator
-        self.downscaled = downscaled
+        self.downscaled, self.relit = downscaled, relit
         self.pixels = store.pixels.to(self.device)
         self.offsets = torch.tensor(store.offsets, device=self.device)
         self.heights, self.widths = torch.tensor(store.shapes, device=self.device).unbind(1)
@@ -240,7 +248,17 @@ class Crops:
             parts.append(self._window(u[scaled:], picture[scaled:], whole, size))
         crops = torch.cat(parts) if len(parts) > 1 else parts[0]
         crops = torch.where((u[:, 5] < 0.5)[:, None, None, None], crops.transpose(1, 2), crops)
-        return (crops.float() / 255.0).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+        x = (crops.float() / 255.0).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+        return self._relit(x) if self.relit else x
+
+    def _relit(self, x: Tensor) -> Tensor:
+        """x f32 [n, 3, size, size] in [0, 1] as other light, white balance and saturation would show it."""
+        u = torch.rand(len(x), 6, 1, 1, generator=self.generator, device=self.device)
+        gamma, saturation, balance = RELIT_GAMMA ** (2 * u[:, :1] - 1), 0.5 + u[:, 1:2], 1.1 ** (2 * u[:, 2:5] - 1)
+        light = x**gamma * balance
+        grey = light.mean(1, keepdim=True)
+        changed = ((grey + saturation * (light - grey)).clamp(0.0, 1.0) * 255.0).round() / 255.0
+        return torch.where(u[:, 5:] < self.relit, changed, x)
 
     def _window(self, u: Tensor, picture: Tensor, source: Tensor, size: int) -> Tensor:
         """u8 [n, size, size, 3]: `source` [n] pixels a side somewhere in each picture, then its last row and column."""

@@ -71,6 +71,8 @@ class Recipe:
         Share of the joint stage in which means and context are left out (`CodecNet.factorized_latents`).
     late_from, late_crop
         Share of the joint stage from which crops are of `late_crop` pixels, as many as make the same area.
+    downscaled, relit
+        Share of the crops that are area-downscaled, and of those given other light, white balance and saturation.
     chosen_from
         Share of the joint stage from which synthesis and context see residuals as the default effort chooses them.
     decoder_share
@@ -118,6 +120,7 @@ class Recipe:
     late_from: float = 0.6
     chosen_from: float = 1.0
     downscaled: float = 0.3
+    relit: float = 0.0
     fixed_until: float = 0.0
     factorized_until: float = 0.0
     decoder_share: float = 0.08
@@ -175,6 +178,7 @@ class Recipe:
             "validation_share",
             "test_share",
             "downscaled",
+            "relit",
         ):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must lie in 0..1")

@@ -62,7 +62,7 @@ def run(
         if not (resume or recipe.init_from):
             trainer.start_from(crops.planes[:START_PICTURES].cpu().numpy())
     else:
-        crops = Crops(data, trainer.device, trainer.generator, recipe.downscaled)
+        crops = Crops(data, trainer.device, trainer.generator, recipe.downscaled, recipe.relit)
     session = _Session(trainer, data, crops, validation, watch)
     if resume:
         trainer.load()
