@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import groupby
@@ -229,6 +229,7 @@ def shown(header: Header, number: int) -> Rect:
 
 
 def in_picture(header: Header, tile: Rect) -> Rect:
+    """That part of an area of the plane that lies in the picture."""
     return tiling.common(tile, Rect(0, 0, header.height, header.width))
 
 
@@ -297,7 +298,7 @@ def bands(
 
 
 def synthesize(
-    model: Model, y_hat: Tensor, header: Header, core: Rect, outer: Rect, filters: Iterable[tuple[Rect, Taps]] = ()
+    model: Model, y_hat: Tensor, header: Header, core: Rect, outer: Rect, filters: Sequence[tuple[Rect, Taps]] = ()
 ) -> Levels:
     """Levels [h, w, 3] (or [h, w] grey) of a window, from the latents of the window with its halo.
 
@@ -307,10 +308,11 @@ def synthesize(
         x_hat = decoded(model, y_hat, header)
         x = x_hat[(slice(None), *tiling.inside(core, outer))]
         lmbda = model.config.lmbda(header.quality)
-        # All before any is written: filters see one another's area unfiltered.
-        done = [(part, postfilter.filtered(with_margin(x_hat, part, outer), taps, lmbda)) for part, taps in filters]
-        for part, result in done:
-            x[(slice(None), *tiling.inside(part, core))] = result
+        if filters:
+            around = postfilter.padded(x_hat)  # a copy: filters see one another's area unfiltered
+            for part, taps in filters:
+                seen = with_margin(around, part, outer)
+                x[(slice(None), *tiling.inside(part, core))] = postfilter.filtered(seen, taps, lmbda)
         return _levels(x, header)
 
 
@@ -320,14 +322,14 @@ def decoded(model: Model, y_hat: Tensor, header: Header) -> Tensor:
     return x_hat.mean(0, keepdim=True) if header.color is Color.GREY else x_hat
 
 
-def with_margin(x_hat: Tensor, part: Rect, outer: Rect) -> Tensor:
-    """What a filter sees of `part` [C, h + 2 RADIUS, w + 2 RADIUS]; x_hat [C, H, W] covers `outer`.
+def with_margin(padded: Tensor, part: Rect, outer: Rect) -> Tensor:
+    """What a filter sees of `part` [C, h + 2 RADIUS, w + 2 RADIUS]; `padded` is `postfilter.padded` of `outer`.
 
-    Beyond `outer`, which must be the plane's edge, pixels repeat.
+    Where `part` comes closer than RADIUS to an edge of `outer`, that must be the plane's.
     """
     rows, columns = tiling.inside(part, outer)
     around = slice(rows.start, rows.stop + 2 * RADIUS), slice(columns.start, columns.stop + 2 * RADIUS)
-    return postfilter.padded(x_hat)[(slice(None), *around)]
+    return padded[(slice(None), *around)]
 
 
 def _levels(x: Tensor, header: Header) -> Levels:

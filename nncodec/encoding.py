@@ -165,7 +165,7 @@ def _fitted(model: Model, header: Header, run: list[Rect], frames: list[Frame], 
         with inference():
             x_hat = decoding.decoded(model, y_hat[b : b + 1], header)
             x = frame.x[(0, slice(planes), *frame.seen)][:, rows, columns]
-            seen = decoding.with_margin(x_hat, alone, tile)
+            seen = decoding.with_margin(postfilter.padded(x_hat), alone, tile)
             pixels = shown.height * shown.width
             taps.append(postfilter.fit(seen, x, lmbda, pixels, model.entropy.tap_bits))
     return taps
