@@ -53,7 +53,8 @@ class ModelConfig:
 
     ``*8`` and ``*16`` name the stride a width or depth belongs to; `arch` is one of ARCHS. The classic archs take
     their widths from these and have depths of their own. A `side` other than 0 says that pictures are grey and of
-    side x side pixels; arch 'dense' has one, and uses the ``*16`` alone.
+    side x side pixels; arch 'dense' has one, and uses the ``*16`` alone. `block_knots` qualities have gains and offsets
+    of their own inside the blocks of g_a and g_s (arch 'codec'); with 0 there are none.
     """
 
     y_channels: int
@@ -74,12 +75,13 @@ class ModelConfig:
     lmbda_max: float = 0.50
     arch: str = CODEC
     side: int = 0
+    block_knots: int = 0
 
     def __post_init__(self) -> None:
         if self.arch not in ARCHS:
             raise ValueError(f"ModelConfig.arch is {self.arch!r}; known are {', '.join(ARCHS)}")
         for field in fields(self):
-            if field.name == "arch" or (field.name == "side" and self.side == 0):
+            if field.name == "arch" or (field.name in ("side", "block_knots") and getattr(self, field.name) == 0):
                 continue
             value = getattr(self, field.name)
             if field.type == "int" and (not isinstance(value, int) or isinstance(value, bool)):
@@ -92,8 +94,8 @@ class ModelConfig:
             raise ValueError(f"y_channels is {self.y_channels}; it must be a multiple of {GROUPS}")
         if self.y_channels > 3 * Y_STRIDE**2:
             raise ValueError(f"y_channels is {self.y_channels}; at most {3 * Y_STRIDE**2}")
-        if self.knots < 2:
-            raise ValueError("knots must be at least 2")
+        if self.knots < 2 or self.block_knots == 1:
+            raise ValueError("knots and block_knots must be at least 2")
         if (self.arch == DENSE) != (Y_STRIDE <= self.side <= Z_STRIDE):
             sides = f"{Y_STRIDE}..{Z_STRIDE} with {DENSE}, else 0"
             raise ValueError(f"side is {self.side} with arch {self.arch}; it must be {sides}")
@@ -136,8 +138,8 @@ class ModelConfig:
         return f"these weights code grey pictures of {self.side}x{self.side}, this one is {kind} of {width}x{height}"
 
     def to_dict(self) -> dict[str, int | float | str]:
-        """As stored beside weights and hashed into their id; the codec's own `arch` and `side` go without saying."""
-        own = {"arch": CODEC, "side": 0}
+        """As stored beside weights and hashed into their id; what the first weights had no word for may go without."""
+        own = {"arch": CODEC, "side": 0, "block_knots": 0}
         return {name: value for name, value in asdict(self).items() if own.get(name) != value}
 
     @classmethod
@@ -166,6 +168,7 @@ FAST = ModelConfig(
     hyper_width=96,
     mean_width=96,
     scale_width=64,
+    block_knots=6,
 )
 """About 5 kMAC/px of synthesis: trainable and quick on a CPU."""
 
@@ -183,6 +186,7 @@ BASE = ModelConfig(
     hyper_width=192,
     mean_width=192,
     scale_width=96,
+    block_knots=6,
 )
 """About 17 kMAC/px of synthesis: to be trained on a GPU."""
 
@@ -200,6 +204,7 @@ TINY = ModelConfig(
     hyper_width=16,
     mean_width=16,
     scale_width=16,
+    block_knots=6,
 )
 """For tests: every path, no cost."""
 

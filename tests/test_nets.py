@@ -8,7 +8,7 @@ import torch
 from conftest import seeded_net
 
 from nncodec.config import BASE, FAST, TINY, ModelConfig
-from nncodec.nets.blocks import QualityTable, dct_basis
+from nncodec.nets.blocks import DepthConvBlock, QualityTable, dct_basis
 from nncodec.nets.complexity import kmac_per_pixel
 from nncodec.nets.model import CodecNet
 from nncodec.nets.scales import gaussian_bits, lower_bound, sigma
@@ -99,6 +99,29 @@ def test_quality_table_is_linear_between_knots() -> None:
     assert torch.allclose(found, torch.tensor([0.0, 1.0, 2.5, 9.0]), atol=1e-5)
 
 
+def test_a_blocks_branches_have_gains_and_offsets_by_quality() -> None:
+    torch.manual_seed(0)
+    block = DepthConvBlock(8, knots=2)
+    for parameter in (block.project.weight, block.project.bias, block.mix.weight, block.mix.bias):
+        torch.nn.init.normal_(parameter)
+    x, quality = torch.randn(3, 8, 6, 6), torch.tensor([1.0, 50.5, 100.0])
+    plain = DepthConvBlock(8)
+    plain.load_state_dict(block.state_dict(), strict=False)
+    torch.testing.assert_close(block(x, quality), plain(x))
+    rows = block.by_quality.rows
+    torch.nn.init.normal_(rows, std=0.3)
+    apart = torch.cat([block(x[i : i + 1], quality[i : i + 1]) for i in range(3)])  # into the weights
+    torch.testing.assert_close(block(x, quality), apart)
+    low = rows[0].detach()
+    for conv, (offset, log_gain) in ((plain.project, low[:16].split(8)), (plain.mix, low[16:].split(8))):
+        with torch.no_grad():
+            conv.weight *= log_gain.exp()[:, None, None, None]
+            conv.bias.mul_(log_gain.exp()).add_(offset)
+    torch.testing.assert_close(apart[:1], plain(x[:1]))
+    apart.sum().backward()
+    assert (rows.grad.abs().amin(1) > 0).all()
+
+
 def test_gaussian_bits_are_a_probability() -> None:
     residual = torch.arange(-400.0, 401.0)
     for index in (5.0, 20.0, 40.0):
@@ -114,7 +137,9 @@ def test_lower_bound_lets_values_rise() -> None:
     assert float(sigma(torch.tensor(-5.0))) == pytest.approx(0.11)
 
 
-@pytest.mark.parametrize("change", [{"y_channels": 30}, {"y_channels": 772}, {"knots": 1}, {"z_channels": 0}])
+@pytest.mark.parametrize(
+    "change", [{"y_channels": 30}, {"y_channels": 772}, {"knots": 1}, {"block_knots": 1}, {"z_channels": 0}]
+)
 def test_impossible_configurations_are_refused(change: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"must|most"):
         ModelConfig.from_dict(TINY.to_dict() | change)

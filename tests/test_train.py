@@ -398,6 +398,19 @@ def test_training_goes_on_from_shipped_weights(tiny_path: Path) -> None:
     assert all((shipped[n] - again[n]).abs().max() <= 1 for n in different)
 
 
+def test_blocks_without_tables_get_some_that_start_as_nothing(tmp_path: Path) -> None:
+    old, config = tmp_path / "old.safetensors", replace(TINY, block_knots=0)
+    export.write(CodecNet(config), "old", export.gaussian_tables(), old, {})
+    before, after = export.trainable(old)[0].eval(), export.trainable(old, 3)[0].eval()
+    assert (before.config, after.config) == (config, replace(config, block_knots=3))
+    x, quality = torch.rand(2, 3, 64, 64), torch.tensor([20.0, 80.0])
+    for expected, found in zip(before(x, quality), after(x, quality), strict=True):
+        torch.testing.assert_close(found, expected)
+    recipe = Recipe("x", size="tiny", steps=10, init_from=str(old))
+    assert Trainer(recipe, tmp_path).model.config == TINY
+    assert Trainer(replace(recipe, encoder_only=True), tmp_path).model.config == config  # the decoder is that of `old`
+
+
 # Data
 
 

@@ -1,4 +1,4 @@
-"""Building blocks: residual depthwise block, per-quality tables, the DCT basis.
+"""Building blocks: residual depthwise block, tables by quality, the DCT basis.
 
 Knows torch only; how blocks make a codec is told in `transforms`, `means` and `scales`.
 """
@@ -14,34 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nncodec.config import GROUPS, QUALITIES
-
-
-class DepthConvBlock(nn.Module):
-    """Residual block: 1x1, leaky ReLU, depthwise 3x3, 1x1; then a gated 1x1 pair.
-
-    Shape [B, C, H, W] -> the same. The last 1x1 of each branch starts at zero, so the block starts
-    as the identity. After DCVC-RT (Jia et al., CVPR 2025), 5 C^2 + 9 C MAC a position.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.expand = nn.Conv2d(channels, channels, 1)
-        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-        self.project = nn.Conv2d(channels, channels, 1)
-        self.gate = nn.Conv2d(channels, 2 * channels, 1)
-        self.mix = nn.Conv2d(channels, channels, 1)
-        for last in (self.project, self.mix):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.project(self.depthwise(F.leaky_relu(self.expand(x), 0.1)))
-        u, v = self.gate(x).chunk(2, dim=1)
-        return x + self.mix(u * torch.sigmoid(v))
-
-
-def blocks(channels: int, depth: int) -> nn.Sequential:
-    return nn.Sequential(*(DepthConvBlock(channels) for _ in range(depth)))
 
 
 class QualityTable(nn.Module):
@@ -66,6 +38,64 @@ class QualityTable(nn.Module):
 def scale_by(x: Tensor, log_gain: Tensor) -> Tensor:
     """x [B, C, H, W] times exp(log_gain [B, C])."""
     return x * log_gain.exp()[:, :, None, None].to(x.dtype)
+
+
+def add_by_quality(x: Tensor, conv: nn.Conv2d, h: Tensor, table: Tensor | None) -> Tensor:
+    """x plus what a 1x1 convolution makes of h, with an offset and a gain for each channel, [B, C, H, W].
+
+    `table` [B, 2 C] (or [1, 2 C], for all) holds the offsets and the logarithms of the gains.
+    """
+    if table is None:
+        return x + conv(h)
+    offset, log_gain = table[:, :, None, None].chunk(2, dim=1)
+    gain = log_gain.exp()
+    if len(table) == 1:  # into the weights, where they cost nothing
+        assert conv.bias is not None
+        weight, bias = conv.weight * gain.transpose(0, 1), conv.bias * gain.flatten() + offset.flatten()
+        return x + F.conv2d(h, weight, bias)
+    return torch.addcmul(x + offset.to(x.dtype), conv(h), gain.to(x.dtype))
+
+
+class DepthConvBlock(nn.Module):
+    """Residual block: 1x1, leaky ReLU, depthwise 3x3, 1x1; then a gated 1x1 pair.
+
+    Shape [B, C, H, W] -> the same. The last 1x1 of each branch starts at zero, so the block starts
+    as the identity. With `knots` each branch has an offset and a gain for each quality [B].
+    After DCVC-RT (Jia et al., CVPR 2025), 5 C^2 + 9 C MAC a position.
+    """
+
+    def __init__(self, channels: int, knots: int = 0) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(channels, channels, 1)
+        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.project = nn.Conv2d(channels, channels, 1)
+        self.gate = nn.Conv2d(channels, 2 * channels, 1)
+        self.mix = nn.Conv2d(channels, channels, 1)
+        self.by_quality = QualityTable(knots, 4 * channels) if knots else None
+        for last in (self.project, self.mix):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, quality: Tensor | None = None) -> Tensor:
+        first = second = None
+        if self.by_quality is not None:
+            assert quality is not None
+            first, second = self.by_quality(quality).chunk(2, dim=1)
+        x = add_by_quality(x, self.project, self.depthwise(F.leaky_relu(self.expand(x), 0.1)), first)
+        u, v = self.gate(x).chunk(2, dim=1)
+        return add_by_quality(x, self.mix, u * torch.sigmoid(v), second)
+
+
+class Blocks(nn.ModuleList):
+    """Blocks of one width in sequence: x [B, C, H, W] and quality [B] -> the same shape."""
+
+    def __init__(self, channels: int, depth: int, knots: int) -> None:
+        super().__init__(DepthConvBlock(channels, knots) for _ in range(depth))
+
+    def forward(self, x: Tensor, quality: Tensor) -> Tensor:
+        for block in self:
+            x = block(x, quality)
+        return x
 
 
 def dct_basis() -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from nncodec.config import ModelConfig
 from nncodec.nets.blocks import (
+    Blocks,
     DepthConvBlock,
     QualityTable,
-    blocks,
+    add_by_quality,
     channel_order,
     channel_scale,
     dct_basis,
@@ -42,10 +43,10 @@ class AnalysisTransform(nn.Module):
         c8, c16, n = config.encoder_width8, config.encoder_width16, config.y_channels
         self.linear = nn.Conv2d(768, n, 1, bias=False)
         self.stem = nn.Conv2d(192, c8, 1)
-        self.blocks8 = blocks(c8, config.encoder_depth8)
+        self.blocks8 = Blocks(c8, config.encoder_depth8, config.block_knots)
         self.log_gain8 = QualityTable(config.knots, c8)
         self.down = nn.Conv2d(4 * c8, c16, 1)
-        self.blocks16 = blocks(c16, config.encoder_depth16)
+        self.blocks16 = Blocks(c16, config.encoder_depth16, config.block_knots)
         self.head = _zero(nn.Conv2d(c16, n, 1))
         basis, std = dct_basis()
         order = channel_order(n)
@@ -56,8 +57,9 @@ class AnalysisTransform(nn.Module):
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:
         x = (x - 0.5) * PIXEL_SCALE
         linear = self.linear(F.pixel_unshuffle(x, 16))
-        h = scale_by(self.blocks8(self.stem(F.pixel_unshuffle(x, 8))), self.log_gain8(quality))
-        h = self.head(self.blocks16(self.down(F.pixel_unshuffle(h, 2))))
+        h = self.blocks8(self.stem(F.pixel_unshuffle(x, 8)), quality)
+        h = self.down(F.pixel_unshuffle(scale_by(h, self.log_gain8(quality)), 2))
+        h = self.head(self.blocks16(h, quality))
         return linear.float() + h.float()
 
 
@@ -70,12 +72,13 @@ class SynthesisTransform(nn.Module):
         self.linear = nn.Conv2d(n, 768, 1, bias=False)
         self.stem = nn.Conv2d(n, c16, 1)
         self.log_gain16 = QualityTable(config.knots, c16)
-        self.blocks16 = blocks(c16, config.decoder_depth16)
+        self.blocks16 = Blocks(c16, config.decoder_depth16, config.block_knots)
         self.up = nn.Conv2d(c16, 4 * c8, 1)
         # The linear path's pixels: hiding the seams of its blocks needs them, and to find them again
         # from y_hat the network would first have to learn the inverse transform.
         self.from_pixels = _zero(nn.Conv2d(192, c8, 1))
-        self.blocks8 = blocks(c8, config.decoder_depth8)
+        self.pixels_by_quality = QualityTable(config.block_knots, 2 * c8) if config.block_knots else None
+        self.blocks8 = Blocks(c8, config.decoder_depth8, config.block_knots)
         self.log_gain8 = QualityTable(config.knots, c8)
         self.head = _zero(nn.Conv2d(c8, 192, 1))
         basis, std = dct_basis()
@@ -86,9 +89,10 @@ class SynthesisTransform(nn.Module):
 
     def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         linear = F.pixel_shuffle(self.linear(y_hat), 16)
-        h = self.blocks16(scale_by(self.stem(y_hat), self.log_gain16(quality)))
-        h = F.pixel_shuffle(self.up(h), 2) + self.from_pixels(F.pixel_unshuffle(linear, 8))
-        h = self.blocks8(h)
+        h = self.blocks16(scale_by(self.stem(y_hat), self.log_gain16(quality)), quality)
+        table = self.pixels_by_quality(quality) if self.pixels_by_quality is not None else None
+        h = add_by_quality(F.pixel_shuffle(self.up(h), 2), self.from_pixels, F.pixel_unshuffle(linear, 8), table)
+        h = self.blocks8(h, quality)
         h = F.pixel_shuffle(self.head(scale_by(h, self.log_gain8(quality))), 8)
         return (linear.float() + h.float()) * (1 / PIXEL_SCALE) + 0.5
 

@@ -9,6 +9,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nncodec import encoding, freqs, tiling, weights
-from nncodec.config import ModelConfig
+from nncodec.config import CODEC, ModelConfig
 from nncodec.effort import prices
 from nncodec.entropy import EntropyModel
 from nncodec.errors import InputError
@@ -119,19 +120,23 @@ def _histograms(model: Model, store: PictureStore, pictures: int, end: float) ->
     return counts.reshape(freqs.ROWS, width)
 
 
-def trainable(path: Path) -> tuple[CodecNet, freqs.Tables]:
+def trainable(path: Path, block_knots: int = 0) -> tuple[CodecNet, freqs.Tables]:
     """The networks of a shipped weights file, scale net and all, to be trained on, and its tables.
 
-    Raises ModelMismatchError.
+    Where the file's blocks know nothing of quality they get `block_knots`, which start as nothing. Raises
+    ModelMismatchError.
     """
     description = weights.describe(path)
     model = weights.load(description)
+    config = description.config
+    if config.arch == CODEC and not config.block_knots:
+        config = replace(config, block_knots=block_knots)
     flat = safetensors.torch.load_file(path)
     scale = {n.removeprefix("scale."): t for n, t in flat.items() if n.startswith("scale.")}
-    net = CodecNet(description.config)
-    net.scale_net = from_integers(ScaleTensors.from_dict(scale, description.config), description.config)
+    net = CodecNet(config)
+    net.scale_net = from_integers(ScaleTensors.from_dict(scale, config), config)
     rest = net.load_state_dict(model.net.state_dict(), strict=False)
-    assert all(name.startswith("scale_net.") for name in rest.missing_keys)
+    assert all(name.startswith("scale_net.") or "by_quality" in name for name in rest.missing_keys)
     return net, model.entropy.tables
 
 

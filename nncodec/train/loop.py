@@ -95,7 +95,8 @@ class Trainer:
         self.device, self.group = device, Group(device)
         torch.manual_seed(recipe.seed)
         if recipe.init_from:
-            net, tables = export.trainable(Path(recipe.init_from))
+            knots = 0 if recipe.decoder_only or recipe.encoder_only else recipe.config.block_knots
+            net, tables = export.trainable(Path(recipe.init_from), knots)
         else:
             net, tables = CodecNet(recipe.config), export.gaussian_tables()
         if recipe.dropout:

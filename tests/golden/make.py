@@ -36,7 +36,8 @@ def symbols_digest(model: Model, data: bytes) -> str:
 def main() -> None:
     v1 = HERE / "v1"
     path = v1 / "tiny.safetensors"
-    weights.save(export.build(seeded_net(), export.gaussian_tables()), "tiny", TINY, path)
+    if not path.exists():
+        weights.save(export.build(seeded_net(), export.gaussian_tables()), "tiny", TINY, path)
     tiny = weights.load(weights.describe(path))
     cat = np.asarray(Image.open(ROOT / "examples" / "chelsea.png").convert("RGB"))[60:190, 80:280]
     alpha = np.add.outer(np.arange(130), np.arange(200)).astype(np.uint8)
