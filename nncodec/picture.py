@@ -31,6 +31,8 @@ Levels = NDArray[Any]
 
 BLOCKS = ("icc", "exif", "xmp")
 """What a picture may carry besides its pixels."""
+SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+"""Of the files that training and benchmarks take for pictures in a folder."""
 
 
 @dataclass(frozen=True)

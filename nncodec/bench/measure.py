@@ -20,9 +20,8 @@ from nncodec.bench import codecs
 from nncodec.bench.codecs import Codec
 from nncodec.bench.rows import Key, Row
 from nncodec.errors import InputError
+from nncodec.picture import SUFFIXES
 
-SUFFIXES = {".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".jpg", ".jpeg", ".avif"}
-"""Files of a folder that count as pictures."""
 _EIGHT_BIT = {"1", "L", "P", "RGB", "LA", "RGBA", "CMYK", "YCbCr"}
 
 

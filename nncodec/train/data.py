@@ -30,9 +30,9 @@ from tqdm import tqdm
 
 from nncodec.config import Z_STRIDE
 from nncodec.errors import InputError
+from nncodec.picture import SUFFIXES
 from nncodec.train import idx
 
-SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 SCALE_MAX = 2.0
 """Crops are area-downscaled by at most this factor."""
