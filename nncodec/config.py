@@ -43,6 +43,9 @@ _CLASSIC_REACH = {BASELINE: (15, 15), POOLING: (15, 15), ENHANCED: (71, 58), VAR
 PSNR, MS_SSIM = TUNES = ("psnr", "ms-ssim")
 """What a model can be trained for and an encoder can count errors by."""
 
+_UNSAID = {"arch": CODEC, "side": 0, "block_knots": 0}
+"""Fields of ModelConfig that the first weights had no word for, as they had them."""
+
 WIDTH_MAX, DEPTH_MAX = 4096, 64
 """Largest width and depth of a network: what a weights file claims sizes its modules before its tensors do."""
 
@@ -81,9 +84,9 @@ class ModelConfig:
         if self.arch not in ARCHS:
             raise ValueError(f"ModelConfig.arch is {self.arch!r}; known are {', '.join(ARCHS)}")
         for field in fields(self):
-            if field.name == "arch" or (field.name in ("side", "block_knots") and getattr(self, field.name) == 0):
-                continue
             value = getattr(self, field.name)
+            if field.name == "arch" or (field.name in _UNSAID and value == _UNSAID[field.name]):
+                continue
             if field.type == "int" and (not isinstance(value, int) or isinstance(value, bool)):
                 raise ValueError(f"ModelConfig.{field.name} is {value!r}; it must be a whole number")
             if not isinstance(value, int | float) or not 1e-9 <= value <= WIDTH_MAX:
@@ -138,9 +141,8 @@ class ModelConfig:
         return f"these weights code grey pictures of {self.side}x{self.side}, this one is {kind} of {width}x{height}"
 
     def to_dict(self) -> dict[str, int | float | str]:
-        """As stored beside weights and hashed into their id; what the first weights had no word for may go without."""
-        own = {"arch": CODEC, "side": 0, "block_knots": 0}
-        return {name: value for name, value in asdict(self).items() if own.get(name) != value}
+        """As stored beside weights and hashed into their id; what is _UNSAID goes without saying."""
+        return {name: value for name, value in asdict(self).items() if _UNSAID.get(name) != value}
 
     @classmethod
     def from_dict(cls, values: dict[str, int | float | str]) -> ModelConfig:
