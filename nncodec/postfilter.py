@@ -78,8 +78,11 @@ def padded(x: Tensor) -> Tensor:
     return F.pad(x.clamp(0.0, 1.0)[None], 4 * (RADIUS,), mode="replicate")[0]
 
 
-def filtered(x: Tensor, taps: Taps, lmbda: float) -> Tensor:
-    """x f32 [C, H + 2 RADIUS, W + 2 RADIUS] in 0..1 -> [C, H, W], through `taps`."""
+def kernels(taps: Taps | NDArray[np.float64]) -> tuple[Tensor, Tensor, Tensor]:
+    """What `taps` do: kernel [C, C, 2 RADIUS + 1, 2 RADIUS + 1], bias [C] and factors [C, len(CLIPPED)], f32.
+
+    The factors are those of the clipped differences; taps need not be whole numbers.
+    """
     planes = len(taps)
     weights = torch.from_numpy(taps.astype(np.float32) * TAP)
     linear, clipped, cross, color = (weights[:, kinds(planes) == kind] for kind in range(KINDS))
@@ -90,7 +93,12 @@ def filtered(x: Tensor, taps: Taps, lmbda: float) -> Tensor:
             _add_pairs(kernel[plane, other], CROSS, part)
         kernel[plane, plane, RADIUS, RADIUS] += 1.0
     kernel[:, :, RADIUS, RADIUS] += COLOR * color[:, 1:]
-    bias = CONSTANT / 255.0 * color[:, 0] - 0.5 * COLOR * color[:, 1:].sum(1)
+    return kernel, CONSTANT / 255.0 * color[:, 0] - 0.5 * COLOR * color[:, 1:].sum(1), clipped
+
+
+def filtered(x: Tensor, taps: Taps | NDArray[np.float64], lmbda: float) -> Tensor:
+    """x f32 [C, H + 2 RADIUS, W + 2 RADIUS] in 0..1 -> [C, H, W], through `taps`."""
+    kernel, bias, clipped = kernels(taps)
     out = F.conv2d(x[None], kernel.to(x.device), bias.to(x.device))[0]
     if clipped.any():
         factors = clipped.to(x.device)[..., None, None]
@@ -102,10 +110,10 @@ def filtered(x: Tensor, taps: Taps, lmbda: float) -> Tensor:
 
 def _add_clipped(out: Tensor, x: Tensor, factors: Tensor, limit: float) -> None:
     """Add to `out` [C, H, W] the clipped differences in x, `factors` [C, len(CLIPPED), 1, 1] times."""
-    inner = _shifted(x, 0, 0)
+    inner = shifted(x, 0, 0)
     for k, (down, right) in enumerate(CLIPPED):
-        pair = (_shifted(x, down, right) - inner).clamp_(-limit, limit)
-        pair += (_shifted(x, -down, -right) - inner).clamp_(-limit, limit)
+        pair = (shifted(x, down, right) - inner).clamp_(-limit, limit)
+        pair += (shifted(x, -down, -right) - inner).clamp_(-limit, limit)
         out.addcmul_(pair, factors[:, k])
 
 
@@ -121,7 +129,7 @@ def _add_pairs(kernel: Tensor, places: Sequence[tuple[int, int]], weights: Tenso
             kernel[RADIUS, RADIUS] -= weight
 
 
-def _shifted(x: Tensor, down: int, right: int) -> Tensor:
+def shifted(x: Tensor, down: int, right: int) -> Tensor:
     """x [C, H + 2 RADIUS, W + 2 RADIUS] so many pixels further down and to the right, [C, H, W]."""
     height, width = x.shape[1] - 2 * RADIUS, x.shape[2] - 2 * RADIUS
     return x[:, RADIUS + down : RADIUS + down + height, RADIUS + right : RADIUS + right + width]
@@ -142,8 +150,8 @@ def fit(x_hat: Tensor, x: Tensor, lmbda: float, pixels: int, bits: Callable[[Tap
     planes, height, width = x.shape
     rows = slice(0, None, max(1, height * width // SAMPLES))
     worth = 255.0**2 * lmbda * pixels / planes
-    systems = [(worth * a, worth * b) for a, b in _systems(x_hat, x, rows, clip_at(lmbda))]
-    exact = np.stack([_solved(a, b) for a, b in systems])
+    systems = [(worth * a, worth * b) for a, b in equations(x_hat, x, rows, clip_at(lmbda))]
+    exact = np.stack([solved(a, b) for a, b in systems])
 
     def saved(taps: Taps) -> float:
         gain = sum(float(2 * b @ w - w @ a @ w) for (a, b), w in zip(systems, taps, strict=True))
@@ -171,27 +179,29 @@ def _spread(taps: NDArray[Any]) -> NDArray[np.float64]:
     return np.array([mean[kind == k].mean() for k in kind])
 
 
-def _systems(x_hat: Tensor, x: Tensor, rows: slice, limit: float) -> list[Equations]:
-    """For each plane those of its mean squared error."""
-    inner = _shifted(x_hat, 0, 0)[:, rows]
-    pairs = [(_shifted(x_hat, y, z)[:, rows] - inner, _shifted(x_hat, -y, -z)[:, rows] - inner) for y, z in LINEAR]
+def equations(x_hat: Tensor, x: Tensor, rows: slice, limit: float) -> list[Equations]:
+    """For each plane those of its mean squared error, over some `rows`; x_hat and x as for `fit`."""
+    planes, inner = len(x), shifted(x_hat, 0, 0)[:, rows]
+    pairs = [(shifted(x_hat, y, z)[:, rows] - inner, shifted(x_hat, -y, -z)[:, rows] - inner) for y, z in LINEAR]
     linear = [a + b for a, b in pairs]
     near = [pairs[LINEAR.index(place)] for place in CLIPPED]
     clipped = [a.clamp(-limit, limit) + b.clamp(-limit, limit) for a, b in near]
-    beside = [linear[LINEAR.index(place)] for place in CROSS]
-    color = [*torch.full_like(inner[:1], CONSTANT / 255.0), *(COLOR * (inner - 0.5))]
-    systems = []
-    for plane, error in enumerate(x[:, rows] - inner):
-        cross = [part[other] for other in _others(plane, len(x)) for part in beside]
-        own = [part[plane] for part in (*linear, *clipped)]
-        features = torch.stack([*own, *cross, *color]).flatten(1).double() * TAP
-        count = features.shape[1]
-        b = features @ error.flatten().double() / count
-        systems.append(((features @ features.T / count).cpu().numpy(), b.cpu().numpy()))
-    return systems
+    color = [torch.full_like(inner[:1], CONSTANT / 255.0), COLOR * (inner - 0.5)]
+    features = torch.cat([*linear, *clipped, *color])
+    features, error = (part.flatten(1).double() for part in (features * TAP, x[:, rows] - inner))
+    a, b = ((features @ of.T / features.shape[1]).cpu().numpy() for of in (features, error))
+    # Planes share most features: one product of all, from which each takes its own.
+    index = np.arange(len(a))
+    differences, colors = index[: -1 - planes].reshape(-1, planes), index[-1 - planes :]
+    beside = differences[[LINEAR.index(place) for place in CROSS]]
+    own = [
+        np.concatenate([differences[:, plane], beside[:, _others(plane, planes)].T.reshape(-1), colors])
+        for plane in range(planes)
+    ]
+    return [(a[np.ix_(each, each)], b[each, plane]) for plane, each in enumerate(own)]
 
 
-def _solved(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+def solved(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     """Weights of least error; small ones where flat pictures leave them open."""
     w: NDArray[np.float64] = np.linalg.solve(a + np.eye(len(b)) * (1e-9 * np.trace(a) + 1e-12), b)
     return w
@@ -201,7 +211,7 @@ def _integers(a: NDArray[np.float64], b: NDArray[np.float64]) -> Taps:
     """Least squares in integers: the most sensitive tap is rounded, the others solved for anew, and so on."""
     w, free = np.zeros(len(b)), np.ones(len(b), bool)
     for j in np.argsort(-np.diag(a)):
-        w[free] = _solved(a[np.ix_(free, free)], b[free] - a[np.ix_(free, ~free)] @ w[~free])
+        w[free] = solved(a[np.ix_(free, free)], b[free] - a[np.ix_(free, ~free)] @ w[~free])
         w[j], free[j] = np.clip(np.round(w[j]), -TAP_MAX, TAP_MAX), False
     return w.astype(np.int32)
 

@@ -26,13 +26,13 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from nncodec import codec, encoding, weights
+from nncodec import codec, encoding, postfilter, weights
 from nncodec.cli import main
 from nncodec.config import TINY
 from nncodec.effort import prices, rounded
 from nncodec.errors import InputError
 from nncodec.nets.model import CodecNet
-from nncodec.train import export, losses, optimizers, plots, speed, validate, watch
+from nncodec.train import export, filtering, losses, optimizers, plots, speed, validate, watch
 from nncodec.train import recipe as recipes
 from nncodec.train.data import Crops, load_pictures, noisy
 from nncodec.train.flat import FlatParameters
@@ -386,6 +386,47 @@ def test_residuals_are_chosen_from_where_the_recipe_says(recipe: Recipe, tmp_pat
     assert chooser is not None
     assert torch.equal(chooser(residual, row), rounded(residual, row, price))
     assert Trainer(replace(late, chosen_from=1.0), tmp_path).chooser is None
+
+
+def test_distortion_is_behind_filters_from_where_the_recipe_says(
+    recipe: Recipe, tmp_path: Path, photo: np.ndarray
+) -> None:
+    late = replace(recipe, steps=20, decoder_share=0.5, filtered_from=0.6)
+    trainer = Trainer(late, tmp_path)
+    crops = crops_of(recipe, trainer, tmp_path / "cache")
+    x, bits = crops.batch(2, 64), torch.tensor([4096.0, 8192.0])
+    x_hat, lmbda = torch.nn.functional.avg_pool2d(x, 3, 1, 1), torch.tensor([0.01, 0.05])
+    plain, own = (losses.squared_error(each, x) for each in (x_hat, filtering.filtered(x_hat, x, lmbda)))
+    assert (own < 0.7 * plain).all()
+    found = []
+    while trainer.stage_progress < 1.0:
+        _, distortion, mse = trainer._costs(bits, x_hat, x, lmbda)
+        found.append(trainer.filters)
+        torch.testing.assert_close(mse, own if trainer.filters else plain)
+        torch.testing.assert_close(distortion, lmbda * (0.15 * plain + 0.85 * own if trainer.filters else plain))
+        trainer.train_step(crops)
+    assert found == [False] * 6 + [True] * 4
+    Image.fromarray(np.tile(photo, (4, 4, 1))).save(tmp_path / "large.png")
+    validator = validate.Validator(load_pictures(tmp_path / "large.png", tmp_path / "other", 256), trainer.device)
+    model = trainer.averaged_model()
+    for plain_row, own_row in zip(validator.rows(model), validator.rows(model, filters=True), strict=True):
+        assert own_row["psnr"] > plain_row["psnr"] + 0.05
+        assert own_row["bpp_est"] == plain_row["bpp_est"]
+
+
+def test_gradients_pass_through_filters() -> None:
+    """As autograd has them, of taps as large as those of files and crops that exceed the range of levels."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(3, 40, 48, generator=generator)
+    x = (torch.nn.functional.avg_pool2d(noise[None], 3, 1, 1)[0] * 2.4 - 0.7).requires_grad_()
+    taps = np.random.default_rng(0).uniform(-6, 6, postfilter.none(3).shape)
+    toward = torch.randn(3, 40, 48, generator=generator)
+    ways = (postfilter.filtered, filtering._Filter.apply)
+    outs = [way(postfilter.padded(x), taps, 0.02) for way in ways]
+    expected, found = (torch.autograd.grad((out * toward).sum(), x)[0] for out in outs)
+    assert torch.equal(*outs)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert 0.02 < (expected == 0).float().mean() < 0.5  # where x exceeds the range
 
 
 def test_training_goes_on_from_shipped_weights(tiny_path: Path) -> None:

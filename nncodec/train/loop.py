@@ -28,10 +28,13 @@ from nncodec.freqs import Tables
 from nncodec.nets.model import Chooser, CodecNet, placed
 from nncodec.train import export, losses, optimizers
 from nncodec.train.data import Crops, PictureStore, WholePictures, noisy
+from nncodec.train.filtering import filtered
 from nncodec.train.flat import STATISTIC, FlatParameters
 from nncodec.train.recipe import Recipe, noise_range
 
 LOSS_BINS = 20
+FILTERED_SHARE = 0.85
+"""Part of the distortion behind filters; the rest is without, as effort 0 leaves it, and others very small pictures."""
 JOINT, DECODER, DONE = "joint", "decoder", "done"
 FIT_SHARE = 0.05
 """At most this share of a time limit goes into fitting tables."""
@@ -109,6 +112,8 @@ class Trainer:
         self.mean_loss = torch.exp(torch.linspace(math.log(0.3), math.log(4.0), LOSS_BINS, device=device))
         self.sums = torch.zeros(6, device=device)
         self.noise = noise_range(recipe.noise) if recipe.noise else None
+        if recipe.filtered_from < 1.0 and self.model.config.side:
+            raise InputError("filtered_from is for color pictures; small grey ones get no filters")
         if self.noise and self.model.config.side:
             raise InputError(f"noise is for color pictures; weights of arch {self.model.config.arch} see grey ones")
         self._take(tables)
@@ -279,6 +284,12 @@ class Trainer:
             return None
         return lambda residual, index: rounded(residual, index, self._price)
 
+    @property
+    def filters(self) -> bool:
+        """Whether the distortion is now mostly that behind a filter of each crop's own."""
+        begin = self.recipe.filtered_from
+        return begin < 1.0 and (self.stage == DECODER or self.stage_progress >= begin)
+
     def _decoder_only(self, seen: Tensor, x: Tensor, quality: Tensor, lmbda: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():
             latents = self.model.latents(seen, quality, self.recipe.bfloat16, self.chooser)
@@ -293,6 +304,9 @@ class Trainer:
             x_hat, x = x_hat[:, :1, :side, :side], x[:, :1, :side, :side]
         bpp = bits / (x.shape[2] * x.shape[3])
         distortion = self.distortion(x_hat, x, lmbda)
+        if self.filters:
+            x_hat = filtered(x_hat, x, lmbda)
+            distortion = torch.lerp(distortion, self.distortion(x_hat, x, lmbda), FILTERED_SHARE)
         if self.recipe.loss == "ssim":  # says nothing of how far beyond black black lies
             x_hat = x_hat.clamp(0.0, 1.0)
         return bpp, distortion, losses.squared_error(x_hat, x)

@@ -75,6 +75,9 @@ class Recipe:
         Share of the crops that are area-downscaled, and of those given other light, white balance and saturation.
     chosen_from
         Share of the joint stage from which synthesis and context see residuals as the default effort chooses them.
+    filtered_from
+        Share of the joint stage from which the distortion is, for the most part, that behind filters as the default
+        effort fits them (1: never).
     decoder_share
         Share of the budget for the last stage: the decoder alone on the residuals that files hold.
     batch, accumulate
@@ -119,6 +122,7 @@ class Recipe:
     late_crop: int = 256
     late_from: float = 0.6
     chosen_from: float = 1.0
+    filtered_from: float = 1.0
     downscaled: float = 0.3
     relit: float = 0.0
     fixed_until: float = 0.0
@@ -174,6 +178,7 @@ class Recipe:
             "fixed_until",
             "factorized_until",
             "chosen_from",
+            "filtered_from",
             "decoder_share",
             "validation_share",
             "test_share",

@@ -13,6 +13,7 @@ from nncodec.config import MS_SSIM, PSNR, ModelConfig
 from nncodec.nets.model import Chooser, CodecNet
 from nncodec.objective import MIX_MSE, MS_SSIM_FACTOR
 from nncodec.train.data import PictureStore, grey_planes, noisy, on_plane
+from nncodec.train.filtering import filtered
 
 QUALITIES = (5, 20, 35, 50, 65, 80, 95)
 SIDE = 256
@@ -56,8 +57,11 @@ class Validator:
         self.seen = noisy(self.x, noise, torch.Generator(device).manual_seed(0)) if noise else self.x
 
     @torch.no_grad()
-    def rows(self, model: CodecNet, choose: Chooser | None = None) -> list[dict[str, float]]:
-        """Mean estimated bpp, PSNR and (MS-)SSIM at each of QUALITIES; `choose` is that of `CodecNet.latents`."""
+    def rows(self, model: CodecNet, choose: Chooser | None = None, filters: bool = False) -> list[dict[str, float]]:
+        """Mean estimated bpp, PSNR and (MS-)SSIM at each of QUALITIES; `choose` is that of `CodecNet.latents`.
+
+        With `filters` what is decoded has passed `train.filtering`.
+        """
         rows = []
         for quality in QUALITIES:
             bpps, psnrs, similarities = [], [], []
@@ -65,7 +69,10 @@ class Validator:
                 part = self.x[at : at + self.batch]
                 q = torch.full((len(part),), float(quality), device=part.device)
                 latents = model.latents(self.seen[at : at + self.batch], q, choose=choose)
-                decoded = self._shown(_levels(model.g_s(latents.y_hat, q)))
+                x_hat = model.g_s(latents.y_hat, q)
+                if filters:
+                    x_hat = filtered(x_hat, part, torch.full_like(q, model.config.lmbda(quality)))
+                decoded = self._shown(_levels(x_hat))
                 original = self._shown(part)
                 psnrs.append(-10 * torch.log10((decoded / 255.0 - original).square().mean((1, 2, 3)).clamp(min=1e-9)))
                 bpps.append((latents.y_bits + latents.z_bits) / self.side**2)
