@@ -34,7 +34,7 @@ from nncodec.train.recipe import Recipe, noise_range
 
 LOSS_BINS = 20
 FILTERED_SHARE = 0.85
-"""Part of the distortion behind filters; the rest is without, as effort 0 leaves it, and others very small pictures."""
+"""Share of the distortion that is behind filters; the rest is for effort 0, `denoise` and very small pictures."""
 JOINT, DECODER, DONE = "joint", "decoder", "done"
 FIT_SHARE = 0.05
 """At most this share of a time limit goes into fitting tables."""
