@@ -26,8 +26,9 @@ def main() -> None:
     for signs, mark in (("coded", "o-"), ("hidden", "s-"), ("hidden, filters", "^-")):
         points = [(float(r["crops"]) / 1000, float(r["vtm18"]), r["label"]) for r in rows if r["signs"] == signs]
         axis.plot([p[0] for p in points], [p[1] for p in points], mark, label=f"signs {signs}")
-        for crops, gap, label in points:
-            axis.annotate(label, (crops, gap), xytext=(6, 5), textcoords="offset points", fontsize=8)
+        for before, (crops, gap, label) in zip([(1.0, 0.0, ""), *points], points, strict=False):
+            place = (6, 5) if crops > 1.2 * before[0] else (-4, -18)
+            axis.annotate(label, (crops, gap), xytext=place, textcoords="offset points", fontsize=8)
     axis.axhline(TARGET, color="0.5", linestyle="--", linewidth=1)
     axis.annotate("target", (27, TARGET), xytext=(0, 4), textcoords="offset points", fontsize=8)
     axis.set_xscale("log")
