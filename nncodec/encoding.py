@@ -93,7 +93,7 @@ def sections(
         if steps and small:  # one tile is the picture
             targets = _descended(chooser, frames[0].x, targets, z_hat, steps)
         elif steps:
-            targets = _refined(first, chooser, frames, objectives, targets, z_hat, steps)
+            targets = _refined(first, chooser, frames, objectives, targets, z_hat, steps, header.filtered)
         fit = partial(_fitted, model, header, run, frames) if header.filtered else None
         for tile, (stream, _) in zip(run, chooser.encode(targets, z_hat, fit), strict=True):
             yield Section(SectionType.TILE, stream)
@@ -193,16 +193,20 @@ def _refined(
     y: Tensor,
     z_hat: Integers,
     steps: int,
+    filtered: bool,
 ) -> Tensor:
     """Targets of tiles with latents y [B, N, h, w]; `first` makes the first choice, whatever the error factor."""
     net, q = first.model.net, quality_of(first.model, first.quality)
     conceal = first.hidden and steps > 1  # several small steps even out what hiding adds, one large step takes it along
+    lmbda = first.model.config.lmbda(first.quality)
+    # A grey picture's filter sees the mean of three planes, and is left out of this.
+    behind = (lambda x_hat, x: postfilter.adapted(x_hat[0], x[0], lmbda)[None]) if filtered and not first.grey else None
     targets = []
     for b, (frame, objective) in enumerate(zip(frames, objectives, strict=True)):
         tile = slice(b, b + 1)
         y_hat = first.of(tile).reconstruct(y[tile], z_hat[tile], conceal)
         choose = partial(later.of(tile).reconstruct, z_hat=z_hat[tile], conceal=conceal)
-        targets.append(refine(net, frame, objective, y_hat, q, first.grey, steps, choose))
+        targets.append(refine(net, frame, objective, y_hat, q, first.grey, steps, choose, behind))
     return torch.cat(targets)
 
 

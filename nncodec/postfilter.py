@@ -110,10 +110,10 @@ def filtered(x: Tensor, taps: Taps | NDArray[np.float64], lmbda: float) -> Tenso
 
 def _add_clipped(out: Tensor, x: Tensor, factors: Tensor, limit: float) -> None:
     """Add to `out` [C, H, W] the clipped differences in x, `factors` [C, len(CLIPPED), 1, 1] times."""
-    inner = shifted(x, 0, 0)
+    inner = _shifted(x, 0, 0)
     for k, (down, right) in enumerate(CLIPPED):
-        pair = (shifted(x, down, right) - inner).clamp_(-limit, limit)
-        pair += (shifted(x, -down, -right) - inner).clamp_(-limit, limit)
+        pair = (_shifted(x, down, right) - inner).clamp_(-limit, limit)
+        pair += (_shifted(x, -down, -right) - inner).clamp_(-limit, limit)
         out.addcmul_(pair, factors[:, k])
 
 
@@ -129,7 +129,7 @@ def _add_pairs(kernel: Tensor, places: Sequence[tuple[int, int]], weights: Tenso
             kernel[RADIUS, RADIUS] -= weight
 
 
-def shifted(x: Tensor, down: int, right: int) -> Tensor:
+def _shifted(x: Tensor, down: int, right: int) -> Tensor:
     """x [C, H + 2 RADIUS, W + 2 RADIUS] so many pixels further down and to the right, [C, H, W]."""
     height, width = x.shape[1] - 2 * RADIUS, x.shape[2] - 2 * RADIUS
     return x[:, RADIUS + down : RADIUS + down + height, RADIUS + right : RADIUS + right + width]
@@ -181,8 +181,8 @@ def _spread(taps: NDArray[Any]) -> NDArray[np.float64]:
 
 def equations(x_hat: Tensor, x: Tensor, rows: slice, limit: float) -> list[Equations]:
     """For each plane those of its mean squared error, over some `rows`; x_hat and x as for `fit`."""
-    planes, inner = len(x), shifted(x_hat, 0, 0)[:, rows]
-    pairs = [(shifted(x_hat, y, z)[:, rows] - inner, shifted(x_hat, -y, -z)[:, rows] - inner) for y, z in LINEAR]
+    planes, inner = len(x), _shifted(x_hat, 0, 0)[:, rows]
+    pairs = [(_shifted(x_hat, y, z)[:, rows] - inner, _shifted(x_hat, -y, -z)[:, rows] - inner) for y, z in LINEAR]
     linear = [a + b for a, b in pairs]
     near = [pairs[LINEAR.index(place)] for place in CLIPPED]
     clipped = [a.clamp(-limit, limit) + b.clamp(-limit, limit) for a, b in near]
@@ -232,3 +232,44 @@ def _descended(
         if (w == before).all():
             break
     return w.astype(np.int32)
+
+
+SHRINKAGE = 0.9
+"""What is left of the taps of least error in `adapted`: those of files cost bits, and may belong to more pixels."""
+
+
+def adapted(x_hat: Tensor, x: Tensor, lmbda: float, rows: slice = slice(None)) -> Tensor:
+    """x_hat [C, H, W] behind a filter of its own, fitted to `rows` of x; limited to 0..1 before, as a decoder does.
+
+    Gradients pass through the filter; its taps are constants to them, which at the least error makes no difference
+    (envelope theorem).
+    """
+    seen = padded(x_hat)
+    with torch.no_grad():
+        taps = SHRINKAGE * np.stack([solved(a, b) for a, b in equations(seen, x, rows, clip_at(lmbda))])
+    out: Tensor = _Filter.apply(seen, taps, lmbda)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Filter(torch.autograd.Function):
+    """`filtered` with its gradient; autograd's own would fill a picture of zeros for every neighbor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, taps: NDArray[np.float64], lmbda: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.taps, ctx.limit = taps, clip_at(lmbda)
+        return filtered(x, taps, lmbda)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        kernel, _, clipped = (part.to(x.device) for part in kernels(ctx.taps))
+        result = F.conv2d(grad[None], kernel.transpose(0, 1).flip(2, 3), padding=2 * RADIUS)[0]
+        middle, into = _shifted(x, 0, 0), _shifted(result, 0, 0)
+        for k, (down, right) in enumerate(CLIPPED):
+            weighed = grad * clipped[:, k, None, None]
+            for y, z in ((down, right), (-down, -right)):
+                part = weighed * ((_shifted(x, y, z) - middle).abs_() < ctx.limit)
+                _shifted(result, y, z).add_(part)
+                into.sub_(part)
+        return result, None, None

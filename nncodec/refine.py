@@ -11,6 +11,7 @@ Small pictures of one size have no such path, and networks small enough for grad
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -62,8 +63,11 @@ def refine(
     grey: bool,
     steps: int,
     choose: Choose,
+    filtered: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Target [1, N, h, w] for the latents of a tile after `steps` steps.
+
+    `filtered` makes of x_hat and x [1, 3, H, W] what the tile's filter will (`postfilter.adapted`).
 
     `y_hat` is what the tile would be decoded to without refinement. Around the tile, where what will be decoded
     is not known yet, g_s sees y as it is.
@@ -72,24 +76,38 @@ def refine(
     damping = objective.single_step if steps == 1 else objective.step
     target = frame.y[(..., *frame.inner)]
     latents = frame.y.clone()
+    best, least = target, math.inf
     for step in range(steps):
         if step:
             y_hat = choose(target)
         latents[(..., *frame.inner)] = y_hat
-        gradient = _gradient(net, objective, frame.x, latents, quality, grey)[(..., *frame.inner)]
-        target = torch.lerp(target, y_hat - step_size * gradient, damping)
+        error, gradient = _gradient(net, objective, frame.x, latents, quality, grey, filtered)
+        if error > least:  # a step too far: the linear path is a rough guide to some pictures
+            return best
+        best, least = target, error
+        target = torch.lerp(target, y_hat - step_size * gradient[(..., *frame.inner)], damping)
     return target
 
 
-def _gradient(net: CodecNet, objective: Objective, x: Tensor, y_hat: Tensor, quality: Tensor, grey: bool) -> Tensor:
-    """Of the error by y_hat."""
+def _gradient(
+    net: CodecNet,
+    objective: Objective,
+    x: Tensor,
+    y_hat: Tensor,
+    quality: Tensor,
+    grey: bool,
+    filtered: Callable[[Tensor, Tensor], Tensor] | None,
+) -> tuple[float, Tensor]:
+    """The error, and its gradient by y_hat."""
     with torch.inference_mode(False), torch.enable_grad():
         latents = y_hat.clone().requires_grad_(True)  # clones leave inference mode
-        difference = 255.0 * (net.g_s(latents, quality.clone()) - x.clone())
+        x_hat, x = net.g_s(latents, quality.clone()), x.clone()
+        difference = 255.0 * ((filtered(x_hat, x) if filtered else x_hat) - x)
         if grey:  # what a grey picture's decoder shows is the mean of the three planes
             difference = difference.mean(1, keepdim=True) * 3.0**0.5
-        (gradient,) = torch.autograd.grad(objective.error(difference), latents)
-    return gradient
+        error = objective.error(difference)
+        (gradient,) = torch.autograd.grad(error, latents)
+    return float(error.detach()), gradient
 
 
 def descend(net: CodecNet, x: Tensor, y: Tensor, quality: Tensor, steps: int, choose: Choose) -> Tensor:

@@ -421,7 +421,7 @@ def test_gradients_pass_through_filters() -> None:
     x = (torch.nn.functional.avg_pool2d(noise[None], 3, 1, 1)[0] * 2.4 - 0.7).requires_grad_()
     taps = np.random.default_rng(0).uniform(-6, 6, postfilter.none(3).shape)
     toward = torch.randn(3, 40, 48, generator=generator)
-    ways = (postfilter.filtered, filtering._Filter.apply)
+    ways = (postfilter.filtered, postfilter._Filter.apply)
     outs = [way(postfilter.padded(x), taps, 0.02) for way in ways]
     expected, found = (torch.autograd.grad((out * toward).sum(), x)[0] for out in outs)
     assert torch.equal(*outs)
