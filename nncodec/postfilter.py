@@ -46,7 +46,7 @@ TAP_MAX = 1023
 BAND = 32
 """So many rows are filtered at once, which caches hold."""
 SAMPLES = 1 << 17
-"""A fit looks at whole rows of about so many pixels in all."""
+"""A fit looks at whole rows of about so many pixels in all, unless told otherwise."""
 
 Taps = NDArray[np.int32]
 """[C, T] for a picture of C color planes; zeros change nothing.
@@ -147,10 +147,9 @@ def fit(x_hat: Tensor, x: Tensor, lmbda: float, pixels: int, bits: Callable[[Tap
     bits
         What taps cost.
     """
-    planes, height, width = x.shape
-    rows = slice(0, None, max(1, height * width // SAMPLES))
+    planes = len(x)
     worth = 255.0**2 * lmbda * pixels / planes
-    systems = [(worth * a, worth * b) for a, b in equations(x_hat, x, rows, clip_at(lmbda))]
+    systems = [(worth * a, worth * b) for a, b in equations(x_hat, x, clip_at(lmbda))]
     exact = np.stack([solved(a, b) for a, b in systems])
 
     def saved(taps: Taps) -> float:
@@ -179,9 +178,11 @@ def _spread(taps: NDArray[Any]) -> NDArray[np.float64]:
     return np.array([mean[kind == k].mean() for k in kind])
 
 
-def equations(x_hat: Tensor, x: Tensor, rows: slice, limit: float) -> list[Equations]:
-    """For each plane those of its mean squared error, over some `rows`; x_hat and x as for `fit`."""
-    planes, inner = len(x), _shifted(x_hat, 0, 0)[:, rows]
+def equations(x_hat: Tensor, x: Tensor, limit: float, samples: int = SAMPLES) -> list[Equations]:
+    """For each plane those of its mean squared error over about so many `samples`; x_hat and x as for `fit`."""
+    planes, height, width = x.shape
+    rows = slice(0, None, max(1, height * width // samples))
+    inner = _shifted(x_hat, 0, 0)[:, rows]
     pairs = [(_shifted(x_hat, y, z)[:, rows] - inner, _shifted(x_hat, -y, -z)[:, rows] - inner) for y, z in LINEAR]
     linear = [a + b for a, b in pairs]
     near = [pairs[LINEAR.index(place)] for place in CLIPPED]
@@ -238,15 +239,15 @@ SHRINKAGE = 0.9
 """What is left of the taps of least error in `adapted`: those of files cost bits, and may belong to more pixels."""
 
 
-def adapted(x_hat: Tensor, x: Tensor, lmbda: float, rows: slice = slice(None)) -> Tensor:
-    """x_hat [C, H, W] behind a filter of its own, fitted to `rows` of x; limited to 0..1 before, as a decoder does.
+def adapted(x_hat: Tensor, x: Tensor, lmbda: float, samples: int = SAMPLES) -> Tensor:
+    """x_hat [C, H, W] behind a filter of its own, fitted to x as `fit` does; limited to 0..1 before, as a decoder does.
 
     Gradients pass through the filter; its taps are constants to them, which at the least error makes no difference
     (envelope theorem).
     """
     seen = padded(x_hat)
     with torch.no_grad():
-        taps = SHRINKAGE * np.stack([solved(a, b) for a, b in equations(seen, x, rows, clip_at(lmbda))])
+        taps = SHRINKAGE * np.stack([solved(a, b) for a, b in equations(seen, x, clip_at(lmbda), samples)])
     out: Tensor = _Filter.apply(seen, taps, lmbda)  # type: ignore[no-untyped-call]
     return out
 
