@@ -181,16 +181,11 @@ def _spread(taps: NDArray[Any]) -> NDArray[np.float64]:
 def equations(x_hat: Tensor, x: Tensor, limit: float, samples: int = SAMPLES) -> list[Equations]:
     """For each plane those of its mean squared error over about so many `samples`; x_hat and x as for `fit`."""
     planes, height, width = x.shape
-    rows = slice(0, None, max(1, height * width // samples))
-    inner = _shifted(x_hat, 0, 0)[:, rows]
-    pairs = [(_shifted(x_hat, y, z)[:, rows] - inner, _shifted(x_hat, -y, -z)[:, rows] - inner) for y, z in LINEAR]
-    linear = [a + b for a, b in pairs]
-    near = [pairs[LINEAR.index(place)] for place in CLIPPED]
-    clipped = [a.clamp(-limit, limit) + b.clamp(-limit, limit) for a, b in near]
-    color = [torch.full_like(inner[:1], CONSTANT / 255.0), COLOR * (inner - 0.5)]
-    features = torch.cat([*linear, *clipped, *color])
-    features, error = (part.flatten(1).double() for part in (features * TAP, x[:, rows] - inner))
-    a, b = ((features @ of.T / features.shape[1]).cpu().numpy() for of in (features, error))
+    every = max(1, height * width // samples)
+    bands = range(0, height, BAND * every)
+    parts = [(x_hat[:, top : top + BAND * every + 2 * RADIUS], x[:, top : top + BAND * every]) for top in bands]
+    total = np.sum([_products(*part, every, limit) for part in parts], 0) / (width * len(range(0, height, every)))
+    a, b = total[:-planes, :-planes], total[:-planes, -planes:]
     # Planes share most features: one product of all, from which each takes its own.
     index = np.arange(len(a))
     differences, colors = index[: -1 - planes].reshape(-1, planes), index[-1 - planes :]
@@ -200,6 +195,21 @@ def equations(x_hat: Tensor, x: Tensor, limit: float, samples: int = SAMPLES) ->
         for plane in range(planes)
     ]
     return [(a[np.ix_(each, each)], b[each, plane]) for plane, each in enumerate(own)]
+
+
+def _products(x_hat: Tensor, x: Tensor, every: int, limit: float) -> NDArray[np.float64]:
+    """Of all features and the planes' errors with each other, summed over one row in `every`."""
+    rows = slice(0, None, every)
+    inner = _shifted(x_hat, 0, 0)[:, rows]
+    pairs = [(_shifted(x_hat, y, z)[:, rows] - inner, _shifted(x_hat, -y, -z)[:, rows] - inner) for y, z in LINEAR]
+    linear = [a + b for a, b in pairs]
+    near = [pairs[LINEAR.index(place)] for place in CLIPPED]
+    clipped = [a.clamp(-limit, limit) + b.clamp(-limit, limit) for a, b in near]
+    color = [torch.full_like(inner[:1], CONSTANT / 255.0), COLOR * (inner - 0.5)]
+    features = torch.cat([*linear, *clipped, *color]) * TAP
+    seen = torch.cat([features, x[:, rows] - inner]).flatten(1).double()
+    products: NDArray[np.float64] = (seen @ seen.T).cpu().numpy()
+    return products
 
 
 def solved(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
