@@ -414,6 +414,16 @@ def test_distortion_is_behind_filters_from_where_the_recipe_says(
         assert own_row["bpp_est"] == plain_row["bpp_est"]
 
 
+def test_share_of_crops_has_a_middle_quality(recipe: Recipe, tmp_path: Path) -> None:
+    low, high = recipes.MIDDLE
+    for share in (0.0, 0.4, 1.0):
+        quality = Trainer(replace(recipe, middle_share=share), tmp_path)._qualities(4000)
+        assert quality.min() >= 1
+        assert quality.max() <= 100
+        inside = ((quality >= low) & (quality <= high)).float().mean().item()
+        assert inside == pytest.approx(share + (1 - share) * (high - low) / 99, abs=0.03)
+
+
 def test_gradients_pass_through_filters() -> None:
     """As autograd has them, of taps as large as those of files and crops that exceed the range of levels."""
     generator = torch.Generator().manual_seed(0)

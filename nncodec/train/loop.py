@@ -30,7 +30,7 @@ from nncodec.train import export, losses, optimizers
 from nncodec.train.data import Crops, PictureStore, WholePictures, noisy
 from nncodec.train.filtering import filtered
 from nncodec.train.flat import STATISTIC, FlatParameters
-from nncodec.train.recipe import Recipe, noise_range
+from nncodec.train.recipe import MIDDLE, Recipe, noise_range
 
 LOSS_BINS = 20
 FILTERED_SHARE = 0.85
@@ -263,7 +263,13 @@ class Trainer:
     def _qualities(self, count: int) -> Tensor:
         if self.stage == JOINT and self.stage_progress < self.recipe.fixed_until:
             return torch.full((count,), self.recipe.fixed_quality, device=self.device)
-        return 1 + (QUALITIES - 1) * torch.rand(count, generator=self.generator, device=self.device)
+        drawn = torch.rand(count, generator=self.generator, device=self.device)
+        quality = 1 + (QUALITIES - 1) * drawn
+        if not self.recipe.middle_share:
+            return quality
+        low, high = MIDDLE
+        middle = torch.rand(count, generator=self.generator, device=self.device) < self.recipe.middle_share
+        return torch.where(middle, low + (high - low) * drawn, quality)
 
     def _lmbda(self, quality: Tensor) -> Tensor:
         config = self.model.config

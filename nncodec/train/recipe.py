@@ -20,6 +20,8 @@ OPTIMIZERS = {"adamw": 1e-3, "lion": 1e-4, "soap": 2e-3, "muon": 2e-3}
 SCHEDULES = ("cosine", "step", "plateau")
 LOSSES = ("mse", "l1", "ms-ssim", "mix", "ssim")
 CLOCKS = ("wall", "cpu")
+MIDDLE = (25.0, 70.0)
+"""Qualities at which photographs have about 30 to 37 dB, which most files are for."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "28x28": {
@@ -73,6 +75,8 @@ class Recipe:
         Share of the joint stage from which crops are of `late_crop` pixels, as many as make the same area.
     downscaled, relit
         Share of the crops that are area-downscaled, and of those given other light, white balance and saturation.
+    middle_share
+        Share of the crops whose quality is drawn from MIDDLE; the others' are drawn from all.
     chosen_from
         Share of the joint stage from which synthesis and context see residuals as the default effort chooses them.
     filtered_from
@@ -125,6 +129,7 @@ class Recipe:
     filtered_from: float = 1.0
     downscaled: float = 0.3
     relit: float = 0.0
+    middle_share: float = 0.0
     fixed_until: float = 0.0
     factorized_until: float = 0.0
     decoder_share: float = 0.08
@@ -184,6 +189,7 @@ class Recipe:
             "test_share",
             "downscaled",
             "relit",
+            "middle_share",
         ):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must lie in 0..1")
