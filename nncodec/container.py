@@ -43,8 +43,10 @@ class Color(IntEnum):
     GREY = 1
 
 
-HIDDEN, FILTERED = 2, 4
-"""Bits beside the color that say `Header.hidden` and `Header.filtered`."""
+FILTERED, HIDDEN = 4, 8
+"""Bits beside the color that say `Header.filtered` and `Header.hidden`."""
+WITHDRAWN = 2
+"""The bit of signs hidden by a shorter code, which no build reads any more."""
 
 
 class SectionType(IntEnum):
@@ -162,6 +164,8 @@ def parse_header(data: bytes, pixels_max: int = PIXELS_MAX, *, whole: bool = Tru
     found = zlib.crc32(data[:end])
     if stated != found:
         raise CorruptError(f"header: crc {found:08x} does not match {stated:08x}; the file is damaged")
+    if color & WITHDRAWN:
+        raise UnsupportedError("signs are hidden by a code of before 2026-11-22; decompress with the build of then")
     color, hidden, filtered = color & ~(HIDDEN | FILTERED), color & HIDDEN, color & FILTERED
     if color not in tuple(Color) or depth not in BIT_DEPTHS:
         raise UnsupportedError(f"color {color} with {depth} bits a sample is not known to this build; update nncodec")

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-HEIGHT = 7
+HEIGHT = 9
 """A magnitude counts in the bits of its own block and of up to HEIGHT - 1 blocks behind it."""
-CHAIN_BITS = 64
+CHAIN_BITS = 128
 """A chain hides at least so many bits, where a pass has them, and less than twice as many."""
 LEAST_BITS = 32
 """With fewer bits in all a pass hides none: the end of a chain costs more than it saves."""
@@ -32,6 +32,8 @@ COST_UNIT = 16
 """Costs are counted in 1 / COST_UNIT bits."""
 COST_MAX = 1000
 _NEVER = 20000
+_TOGETHER = 64
+"""So many chains are searched at once, which caches hold."""
 
 Bits = NDArray[np.bool_]
 
@@ -47,14 +49,14 @@ class Plan:
     starts
         int64 [B], the first step of each block.
     columns
-        uint8 [T]: with its lowest bit a step counts in the bit of its own block, with the next in that of the next.
+        uint16 [T]: with its lowest bit a step counts in the bit of its own block, with the next in that of the next.
     """
 
     elements: int
     chains: int
     bits: int
     starts: NDArray[np.int64]
-    columns: NDArray[np.uint8]
+    columns: NDArray[np.uint16]
 
     @property
     def carriers(self) -> int:
@@ -63,7 +65,7 @@ class Plan:
 
     def signs(self, magnitudes: NDArray[np.int32]) -> Bits:
         """Whether each carrier is negative, from the magnitudes of the cover [elements]; bool [carriers]."""
-        words = self._steps((magnitudes & 1).astype(np.uint8)) * self.columns[:, None]
+        words = self._steps((magnitudes & 1).astype(np.uint16)) * self.columns[:, None]
         words = np.bitwise_xor.reduceat(words, self.starts, axis=0)
         bits = words & 1
         for later in range(1, min(HEIGHT, self.bits)):
@@ -78,7 +80,9 @@ class Plan:
         wrong = (negative ^ self.signs(magnitudes)).reshape(self.bits, self.chains)
         bound = bound.reshape(self.bits, self.chains)
         price = self._steps(np.rint(np.minimum(cost * COST_UNIT, COST_MAX)).astype(np.int16), 4 * COST_MAX)
-        return self._trellis(price, wrong, bound).reshape(-1)[: self.elements]
+        groups = (slice(first, first + _TOGETHER) for first in range(0, self.chains, _TOGETHER))
+        flips = [self._trellis(*(of[:, chains] for of in (price, wrong, bound))) for chains in groups]
+        return np.concatenate(flips, 1).reshape(-1)[: self.elements]
 
     def _steps(self, values: NDArray[Any], fill: int = 0) -> NDArray[Any]:
         """[elements] -> [T, G]."""
@@ -87,14 +91,14 @@ class Plan:
         return steps.reshape(-1, self.chains)
 
     def _trellis(self, price: NDArray[Any], wrong: Bits, bound: Bits) -> Bits:
-        """Viterbi over what is still wrong in a block's bit and the HEIGHT - 1 after it, all chains at once."""
-        count, half = 1 << HEIGHT, 1 << (HEIGHT - 1)
-        partner, chain = np.arange(count) ^ self.columns[:, None], np.arange(self.chains)
-        cost = np.full((count, self.chains), _NEVER, np.int16)
+        """Viterbi over what is still wrong in a block's bit and the HEIGHT - 1 after it, some chains at once."""
+        count, half, chains = 1 << HEIGHT, 1 << (HEIGHT - 1), price.shape[1]
+        partner, chain = np.arange(count) ^ self.columns[:, None], np.arange(chains)
+        cost = np.full((count, chains), _NEVER, np.int16)
         cost[0] = 0
         changed = np.empty_like(cost)
-        change = np.empty((len(price), count, self.chains), np.bool_)
-        low = np.empty((self.bits, half, self.chains), np.bool_)
+        change = np.empty((len(price), count, chains), np.bool_)
+        low = np.empty((self.bits, half, chains), np.bool_)
         ends = [*self.starts[1:], len(price)]
         for b, (start, end) in enumerate(zip(self.starts, ends, strict=True)):
             for t in range(start, end):
@@ -144,5 +148,5 @@ def plan(counts: NDArray[np.int64]) -> Plan | None:
     block = np.minimum(before[::chains] // (chains * UNIT), bits - 1)
     steps = np.arange(1, len(block) + 1, dtype=np.uint64)
     random = (steps * np.uint64(2654435761) & np.uint64(0xFFFFFFFF)) >> np.uint64(16)
-    columns = (random & np.uint64((1 << HEIGHT) - 1) | np.uint64(1 | 1 << (HEIGHT - 1))).astype(np.uint8)
+    columns = (random & np.uint64((1 << HEIGHT) - 1) | np.uint64(1 | 1 << (HEIGHT - 1))).astype(np.uint16)
     return Plan(elements, chains, bits, np.searchsorted(block, np.arange(bits)), columns)

@@ -100,7 +100,7 @@ class Signs:
         total = sum(PAYLOAD[flat[i]] for i in self.cover)
         self.chains, self.bits = 0, 0
         if total >= 32 * 1024:
-            self.chains = max(1, total // (64 * 1024))
+            self.chains = max(1, total // (128 * 1024))
             self.bits = total // (1024 * self.chains)
         self.total = self.chains * self.bits
         self.carriers = set(self.cover[: self.total])
@@ -113,9 +113,9 @@ class Signs:
             step, chain = divmod(e, self.chains)
             if chain == 0:
                 block = min(before // (1024 * self.chains), self.bits - 1)
-                column = (((step + 1) * 2654435761) % 2**32 >> 16) % 128 | 65
+                column = (((step + 1) * 2654435761) % 2**32 >> 16) % 512 | 257
             before += PAYLOAD[flat[i]]
-            for later in range(7):
+            for later in range(9):
                 if column >> later & 1 and block + later < self.bits:
                     negative[(block + later) * self.chains + chain] ^= out[i] & 1
         for i, minus in zip(self.cover[: self.total], negative, strict=True):
@@ -221,7 +221,7 @@ def decode_tile(t, data, flags, quality, height, width):
         index = np.concatenate([full[place] for place in places])
         if k == 0:
             index = np.where(index > 0, index + 64, 0)
-        r = residuals(coder, index, t, flags & 2)
+        r = residuals(coder, index, t, flags & 8)
         for g, place in enumerate(places):
             r_hat[place] = r[g * group : (g + 1) * group]
             magnitudes[place] = MAGNITUDES[np.minimum(np.abs(r_hat[place]), 15)]
