@@ -25,7 +25,7 @@ from nncodec.objective import MsSsim, Objective, SquaredError
 from nncodec.picture import Levels, Outline
 from nncodec.postfilter import Taps
 from nncodec.rangecoder import RESIDUAL_MAX
-from nncodec.refine import Frame, descend, error_weights, refine, small_error
+from nncodec.refine import Chosen, Frame, descend, error_weights, refine, small_error
 from nncodec.rows import Rows
 from nncodec.tiling import Rect
 from nncodec.weights import Model
@@ -93,7 +93,10 @@ def sections(
         if steps and small:  # one tile is the picture
             targets = _descended(chooser, frames[0].x, targets, z_hat, steps)
         elif steps:
-            targets = _refined(first, chooser, frames, objectives, targets, z_hat, steps, header.filtered)
+            targets, weight = _refined(
+                first, chooser, error_factor, frames, objectives, targets, z_hat, steps, header.filtered
+            )
+            chooser = replace(chooser, weight=weight)
         fit = partial(_fitted, model, header, run, frames) if header.filtered else None
         for tile, (stream, _) in zip(run, chooser.encode(targets, z_hat, fit), strict=True):
             yield Section(SectionType.TILE, stream)
@@ -188,26 +191,36 @@ def _weights(model: Model, quality: int, objectives: list[Objective]) -> Tensor:
 def _refined(
     first: Chooser,
     later: Chooser,
+    error_factor: float,
     frames: list[Frame],
     objectives: list[Objective],
     y: Tensor,
     z_hat: Integers,
     steps: int,
     filtered: bool,
-) -> Tensor:
-    """Targets of tiles with latents y [B, N, h, w]; `first` makes the first choice, whatever the error factor."""
+) -> tuple[Tensor, Tensor]:
+    """Targets of tiles with latents y [B, N, h, w], and the error weights to choose by: [B, N, h, w] or [B, N, 1, 1].
+
+    `first` makes the first choice, whatever the error factor, `later` those for targets. Where refinement gains
+    nothing the target is y, and errors weigh what they do to `first`.
+    """
     net, q = first.model.net, quality_of(first.model, first.quality)
     conceal = first.hidden and steps > 1  # several small steps even out what hiding adds, one large step takes it along
     lmbda = first.model.config.lmbda(first.quality)
     # A grey picture's filter sees the mean of three planes, and is left out of this.
     behind = (lambda x_hat, x: postfilter.adapted(x_hat[0], x[0], lmbda)[None]) if filtered and not first.grey else None
-    targets = []
+    targets, weights = [], []
     for b, (frame, objective) in enumerate(zip(frames, objectives, strict=True)):
         tile = slice(b, b + 1)
-        y_hat = first.of(tile).reconstruct(y[tile], z_hat[tile], conceal)
-        choose = partial(later.of(tile).reconstruct, z_hat=z_hat[tile], conceal=conceal)
-        targets.append(refine(net, frame, objective, y_hat, q, first.grey, steps, choose, behind))
-    return torch.cat(targets)
+        own, other = first.of(tile), later.of(tile)
+        chosen = own.tried(y[tile], z_hat[tile], conceal)
+        choose = partial(other.tried, z_hat=z_hat[tile], conceal=conceal)
+        worth = lmbda * error_factor
+        target = refine(net, frame, objective, chosen, q, first.grey, steps, choose, worth, behind)
+        targets.append(y[tile] if target is None else target)
+        weight = torch.as_tensor(other.weight)
+        weights.append(weight if target is not None else torch.zeros_like(weight) + error_factor * own.weight)
+    return torch.cat(targets), torch.cat(weights)
 
 
 def _descended(chooser: Chooser, x: Tensor, y: Tensor, z_hat: Integers, steps: int) -> Tensor:
@@ -260,16 +273,26 @@ class Chooser:
         last = (lambda: fit(passes.y_hat)) if fit else None
         return self.model.entropy.encode(z_hat, self.quality, passes.choose, self.grey, self.hidden, last)
 
-    def reconstruct(self, y: Tensor, z_hat: Integers, conceal: bool = False) -> Tensor:
-        """y_hat [1, N, h, w] of one tile, without coding it; with `conceal` signs are hidden as `encode` would."""
+    def reconstruct(self, y: Tensor, z_hat: Integers) -> Tensor:
+        """y_hat [1, N, h, w] of one tile, without coding it."""
+        return self.tried(y, z_hat)[0]
+
+    def tried(self, y: Tensor, z_hat: Integers, conceal: bool = False) -> Chosen:
+        """y_hat [1, N, h, w] of one tile, without coding it, and the bits of its residuals, hidden signs among them.
+
+        With `conceal` signs are hidden as `encode` would. Without `price` bits are not counted.
+        """
         passes = _Passes(self, y, z_hat, conceal)
         indices = self.model.entropy.passes(z_hat[0], self.quality, self.grey)
-        index = next(indices)
+        index, bits = next(indices), 0.0
+        price = None if self.price is None else self.price.cpu().numpy()
         for k in range(PASSES):
             residuals = passes.choose(k, index[None])
+            if price is not None:
+                bits += float(price[index, np.minimum(np.abs(residuals[0]), price.shape[1] - 1)].sum())
             if k < PASSES - 1:
                 index = indices.send(residuals[0])
-        return passes.y_hat
+        return passes.y_hat, bits
 
 
 def encode_tile(model: Model, y: Tensor, quality: int, price: Tensor | None = None) -> tuple[bytes, Symbols]:

@@ -32,6 +32,8 @@ DESCENT_STEPS = 8
 
 Choose = Callable[[Tensor], Tensor]
 """Target y [1, N, h, w] -> the y_hat that is chosen for it."""
+Chosen = tuple[Tensor, float]
+"""A y_hat [1, N, h, w] and the bits of its residuals."""
 
 
 class Frame(NamedTuple):
@@ -58,35 +60,37 @@ def refine(
     net: CodecNet,
     frame: Frame,
     objective: Objective,
-    y_hat: Tensor,
+    chosen: Chosen,
     quality: Tensor,
     grey: bool,
     steps: int,
-    choose: Choose,
+    choose: Callable[[Tensor], Chosen],
+    lmbda: float,
     filtered: Callable[[Tensor, Tensor], Tensor] | None = None,
-) -> Tensor:
-    """Target [1, N, h, w] for the latents of a tile after `steps` steps.
+) -> Tensor | None:
+    """Target [1, N, h, w] for the latents of a tile after `steps` steps, or before one that makes bits + error larger.
 
-    `filtered` makes of x_hat and x [1, 3, H, W] what the tile's filter will (`postfilter.adapted`).
-
-    `y_hat` is what the tile would be decoded to without refinement. Around the tile, where what will be decoded
-    is not known yet, g_s sees y as it is.
+    None stands for what is `chosen` without refinement, where no step gains. `filtered` makes of x_hat and x
+    [1, 3, H, W] what the tile's filter will (`postfilter.adapted`). Around the tile, where what will be decoded is
+    not known yet, g_s sees y as it is.
     """
     step_size = 1.0 / (2.0 * objective.curvature)
     damping = objective.single_step if steps == 1 else objective.step
     target = frame.y[(..., *frame.inner)]
     latents = frame.y.clone()
-    best, least = target, math.inf
-    for step in range(steps):
-        if step:
-            y_hat = choose(target)
+    best: Tensor | None = None
+    least = math.inf
+    for step in range(steps + 1):
+        y_hat, bits = choose(target) if step else chosen
         latents[(..., *frame.inner)] = y_hat
-        error, gradient = _gradient(net, objective, frame.x, latents, quality, grey, filtered)
-        if error > least:  # a step too far: the linear path is a rough guide to some pictures
+        error, gradient = _gradient(net, objective, frame.x, latents, quality, grey, filtered, step < steps)
+        cost = bits + lmbda / 3.0 * error
+        if cost > least:  # a step too far: the linear path is a rough guide to some pictures
             return best
-        best, least = target, error
-        target = torch.lerp(target, y_hat - step_size * gradient[(..., *frame.inner)], damping)
-    return target
+        best, least = target if step else None, cost
+        if gradient is not None:
+            target = torch.lerp(target, y_hat - step_size * gradient[(..., *frame.inner)], damping)
+    return best
 
 
 def _gradient(
@@ -97,16 +101,17 @@ def _gradient(
     quality: Tensor,
     grey: bool,
     filtered: Callable[[Tensor, Tensor], Tensor] | None,
-) -> tuple[float, Tensor]:
-    """The error, and its gradient by y_hat."""
-    with torch.inference_mode(False), torch.enable_grad():
-        latents = y_hat.clone().requires_grad_(True)  # clones leave inference mode
+    wanted: bool,
+) -> tuple[float, Tensor | None]:
+    """The error, and its gradient by y_hat where it is `wanted`."""
+    with torch.inference_mode(False), torch.set_grad_enabled(wanted):
+        latents = y_hat.clone().requires_grad_(wanted)  # clones leave inference mode
         x_hat, x = net.g_s(latents, quality.clone()), x.clone()
         difference = 255.0 * ((filtered(x_hat, x) if filtered else x_hat) - x)
         if grey:  # what a grey picture's decoder shows is the mean of the three planes
             difference = difference.mean(1, keepdim=True) * 3.0**0.5
         error = objective.error(difference)
-        (gradient,) = torch.autograd.grad(error, latents)
+        gradient = torch.autograd.grad(error, latents)[0] if wanted else None
     return float(error.detach()), gradient
 
 
