@@ -26,14 +26,18 @@ def main() -> None:
     for signs, mark in (("coded", "o-"), ("hidden", "s-"), ("hidden, filters", "^-")):
         points = [(float(r["crops"]) / 1000, float(r["vtm18"]), r["label"]) for r in rows if r["signs"] == signs]
         axis.plot([p[0] for p in points], [p[1] for p in points], mark, label=f"signs {signs}")
-        for before, (crops, gap, label) in zip([(1.0, 0.0, ""), *points], points, strict=False):
-            place = (6, 5) if crops > 1.2 * before[0] else (-4, -18)
+        last = 0.0
+        for crops, gap, label in points:  # beside a point to the left a label goes below
+            below = crops < 1.2 * last
+            last = 0.0 if below else crops
+            place = (-30, -18) if below else (6, 5)
             axis.annotate(label, (crops, gap), xytext=place, textcoords="offset points", fontsize=8)
     axis.axhline(TARGET, color="0.5", linestyle="--", linewidth=1)
     axis.annotate("target", (27, TARGET), xytext=(0, 4), textcoords="offset points", fontsize=8)
     axis.set_xscale("log")
     axis.set_xticks([30, 50, 100, 200], ["30", "50", "100", "200"])
     axis.minorticks_off()
+    axis.set_xlim(right=480)
     axis.set_xlabel("thousand crops of 256x256 seen")
     axis.set_ylabel("bits over VTM 18 at equal PSNR, %")
     axis.set_ylim(0, 80)
