@@ -68,16 +68,16 @@ def refine(
     lmbda: float,
     filtered: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor | None:
-    """Target [1, N, h, w] for the latents of a tile after `steps` steps, or before one that makes bits + error larger.
+    """Target [1, N, h, w] of least bits + error for the latents of a tile, of `steps` that are tried.
 
-    None stands for what is `chosen` without refinement, where no step gains. `filtered` makes of x_hat and x
-    [1, 3, H, W] what the tile's filter will (`postfilter.adapted`). Around the tile, where what will be decoded is
-    not known yet, g_s sees y as it is.
+    None stands for what is `chosen` without refinement, where no step gains. One that does not is halved.
+    `filtered` makes of x_hat and x [1, 3, H, W] what the tile's filter will (`postfilter.adapted`). Around the
+    tile, where what will be decoded is not known yet, g_s sees y as it is.
     """
     step_size = 1.0 / (2.0 * objective.curvature)
     damping = objective.single_step if steps == 1 else objective.step
-    target = frame.y[(..., *frame.inner)]
     latents = frame.y.clone()
+    target = start = frame.y[(..., *frame.inner)]
     best: Tensor | None = None
     least = math.inf
     for step in range(steps + 1):
@@ -86,8 +86,9 @@ def refine(
         error, gradient = _gradient(net, objective, frame.x, latents, quality, grey, filtered, step < steps)
         cost = bits + lmbda / 3.0 * error
         if cost > least:  # a step too far: the linear path is a rough guide to some pictures
-            return best
-        best, least = target if step else None, cost
+            target = torch.lerp(start, target, 0.5)
+            continue
+        best, least, start = target if step else None, cost, target
         if gradient is not None:
             target = torch.lerp(target, y_hat - step_size * gradient[(..., *frame.inner)], damping)
     return best
