@@ -165,7 +165,7 @@ def parse_header(data: bytes, pixels_max: int = PIXELS_MAX, *, whole: bool = Tru
     if stated != found:
         raise CorruptError(f"header: crc {found:08x} does not match {stated:08x}; the file is damaged")
     if color & WITHDRAWN:
-        raise UnsupportedError("signs are hidden by a code of before 2026-11-22; decompress with the build of then")
+        raise UnsupportedError("signs are hidden by a code of before 2026-11-22; use the nncodec that wrote the file")
     color, hidden, filtered = color & ~(HIDDEN | FILTERED), color & HIDDEN, color & FILTERED
     if color not in tuple(Color) or depth not in BIT_DEPTHS:
         raise UnsupportedError(f"color {color} with {depth} bits a sample is not known to this build; update nncodec")

@@ -94,7 +94,7 @@ def test_damaged_section_is_named() -> None:
         (DATA[:3], NotAecError, "truncated"),
         (DATA[:6] + b"\x02" + DATA[7:], UnsupportedError, "version 2"),
         (with_header(color=17), UnsupportedError, "color 17"),
-        (with_header(color=2), UnsupportedError, "build of then"),
+        (with_header(color=2), UnsupportedError, "that wrote the file"),
         (with_header(depth=12), UnsupportedError, "12 bits"),
         (with_header(quality=0), CorruptError, "quality 0"),
         (with_header(quality=101), CorruptError, "quality 101"),
