@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nncodec import decoding, picture, postfilter, quadtree, tiling
+from nncodec import decoding, freqs, picture, postfilter, quadtree, tiling
 from nncodec.config import PASSES, PSNR, Y_STRIDE, Z_MAX
 from nncodec.container import Color, Header, Section, SectionType
 from nncodec.decoding import Progress, device_of, inference, quality_of, tiles
@@ -207,6 +207,7 @@ def _refined(
     net, q = first.model.net, quality_of(first.model, first.quality)
     conceal = first.hidden and steps > 1  # several small steps even out what hiding adds, one large step takes it along
     lmbda = first.model.config.lmbda(first.quality)
+    worth = lmbda * error_factor
     # A grey picture's filter sees the mean of three planes, and is left out of this.
     behind = (lambda x_hat, x: postfilter.adapted(x_hat[0], x[0], lmbda)[None]) if filtered and not first.grey else None
     targets, weights = [], []
@@ -215,7 +216,6 @@ def _refined(
         own, other = first.of(tile), later.of(tile)
         chosen = own.tried(y[tile], z_hat[tile], conceal)
         choose = partial(other.tried, z_hat=z_hat[tile], conceal=conceal)
-        worth = lmbda * error_factor
         target = refine(net, frame, objective, chosen, q, first.grey, steps, choose, worth, behind)
         targets.append(y[tile] if target is None else target)
         weight = torch.as_tensor(other.weight)
@@ -275,24 +275,26 @@ class Chooser:
 
     def reconstruct(self, y: Tensor, z_hat: Integers) -> Tensor:
         """y_hat [1, N, h, w] of one tile, without coding it."""
-        return self.tried(y, z_hat)[0]
+        passes = _Passes(self, y, z_hat, False)
+        for _ in self._walk(passes, z_hat):
+            pass
+        return passes.y_hat
 
-    def tried(self, y: Tensor, z_hat: Integers, conceal: bool = False) -> Chosen:
-        """y_hat [1, N, h, w] of one tile, without coding it, and the bits of its residuals, hidden signs among them.
-
-        With `conceal` signs are hidden as `encode` would. Without `price` bits are not counted.
-        """
-        passes = _Passes(self, y, z_hat, conceal)
-        indices = self.model.entropy.passes(z_hat[0], self.quality, self.grey)
-        index, bits = next(indices), 0.0
-        price = None if self.price is None else self.price.cpu().numpy()
-        for k in range(PASSES):
-            residuals = passes.choose(k, index[None])
-            if price is not None:
-                bits += float(price[index, np.minimum(np.abs(residuals[0]), price.shape[1] - 1)].sum())
-            if k < PASSES - 1:
-                index = indices.send(residuals[0])
+    def tried(self, y: Tensor, z_hat: Integers, conceal: bool) -> Chosen:
+        """The same, and the bits of its residuals; with `conceal` signs are hidden as `encode` would, but counted."""
+        passes, tables = _Passes(self, y, z_hat, conceal), self.model.entropy.tables
+        bits = sum(freqs.bits(tables, *each) for each in self._walk(passes, z_hat))
         return passes.y_hat, bits
+
+    def _walk(self, passes: _Passes, z_hat: Integers) -> Iterator[tuple[Integers, Indices]]:
+        """Residuals and scale indices [N, h/2, w/2] of each pass over one tile, as they are chosen."""
+        indices = self.model.entropy.passes(z_hat[0], self.quality, self.grey)
+        index = next(indices)
+        for k in range(PASSES):
+            residuals = passes.choose(k, index[None])[0]
+            yield residuals, index
+            if k < PASSES - 1:
+                index = indices.send(residuals)
 
 
 def encode_tile(model: Model, y: Tensor, quality: int, price: Tensor | None = None) -> tuple[bytes, Symbols]:
