@@ -93,8 +93,9 @@ def sections(
         if steps and small:  # one tile is the picture
             targets = _descended(chooser, frames[0].x, targets, z_hat, steps)
         elif steps:
+            filtered = header.filtered and tune == PSNR  # filters are fitted to the squared error
             targets, weight = _refined(
-                first, chooser, error_factor, frames, objectives, targets, z_hat, steps, header.filtered
+                first, chooser, error_factor, frames, objectives, targets, z_hat, steps, filtered
             )
             chooser = replace(chooser, weight=weight)
         fit = partial(_fitted, model, header, run, frames) if header.filtered else None
