@@ -28,7 +28,7 @@ def matrix_gflops(device: torch.device, bfloat16: bool) -> float:
 def prefers_bfloat16(device: torch.device) -> bool:
     """Whether matrix products in bfloat16 are clearly faster than in float32.
 
-    They are on GPUs and on CPUs with AMX; on a CPU with AVX512-BF16 alone they took twice as long.
+    They are on GPUs and on CPUs with AMX; with AVX512-BF16 alone they took twice as long on a Xeon, half on an EPYC.
     """
     return matrix_gflops(device, True) > BFLOAT16_GAIN * matrix_gflops(device, False)
 
