@@ -45,11 +45,7 @@ def main() -> None:
         figsize=(panel * len(columns), (panel * height / width + 0.42) * len(options.bpp)),
     )  # fmt: skip
     for line, bpp in zip(axes, options.bpp, strict=True):
-        size = int(bpp * original.width * original.height / 8)
-        shown = {"original": original, "AVIF": rival(original, "AVIF", size)[1]}
-        for name, (weights, tune) in OURS.items():
-            data = rate.to_size(picture.from_pil(original), size, codec.load_model(weights, "cpu"), tune=tune).data
-            shown[name] = codec.decompress(data).to_pil()
+        shown = {"original": original, **at_rate(original, bpp)}
         for axis, name in zip(line, columns, strict=True):
             axis.imshow(shown[name].crop((x, y, x + width, y + height)), interpolation="nearest")
             axis.axis("off")
@@ -60,6 +56,16 @@ def main() -> None:
             axis.set_title(label, fontsize=8.5, loc="left", pad=3)
     figure.tight_layout(pad=0.3)
     figure.savefig(options.output, dpi=100)
+
+
+def at_rate(original: Image.Image, bpp: float) -> dict[str, Image.Image]:
+    """What AVIF and OURS make of a picture in so many bits a pixel."""
+    size = int(bpp * original.width * original.height / 8)
+    shown = {"AVIF": rival(original, "AVIF", size)[1]}
+    for name, (weights, tune) in OURS.items():
+        data = rate.to_size(picture.from_pil(original), size, codec.load_model(weights, "cpu"), tune=tune).data
+        shown[name] = codec.decompress(data).to_pil()
+    return shown
 
 
 if __name__ == "__main__":
