@@ -111,7 +111,7 @@ cat photo.png | nncodec compress - > photo.aec""",
 @option("--target-ssim", section=PICTURE, metavar="S", type=click.FloatRange(0, 1, min_open=True, max_open=True),
         help="At least this SSIM.")  # fmt: skip
 @option("-e", "--effort", section=PICTURE, metavar="0-3", type=click.IntRange(0, 3), default=1,
-        help="Time for bytes: 0 rounds, 1 weighs bits against error, 2 and 3 refine. [default: 1]")  # fmt: skip
+        help="Time for bytes: 0 rounds, 1 weighs bits against error, 2 and 3 refine (PSNR). [default: 1]")  # fmt: skip
 @option("--tune", section=PICTURE, type=click.Choice(TUNES),
         help="What errors are counted by. [default: what the model was trained for]")  # fmt: skip
 @option("-m", "--model", section=PICTURE, metavar="NAME",

@@ -119,8 +119,8 @@ def compress(
     model
         Name or path of weights, or a loaded Model; default the shipped 'fast', or 'fast-ssim' to tune for MS-SSIM.
     effort
-        0 rounds, 1 (default) weighs bits against error, hides signs and fits filters, 2 and 3 refine;
-        see `nncodec.effort`.
+        0 rounds, 1 (default) weighs bits against error, hides signs and fits filters, 2 and 3 refine
+        (tuned for MS-SSIM they are 1); see `nncodec.effort`.
     tune
         What errors are counted by at efforts above 0: 'psnr' or 'ms-ssim'; default what the model was trained for.
     error_factor

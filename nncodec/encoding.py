@@ -68,7 +68,8 @@ def sections(
     `tune` names what errors are counted by (`config.TUNES`); `error_factor` multiplies their worth beside bits.
     """
     price = prices(model.entropy.tables).to(device_of(model)) if effort else None
-    steps = REFINING_STEPS[effort]
+    small = model.config.side > 0
+    steps = REFINING_STEPS[effort] if tune == PSNR or small else 0  # for MS-SSIM refinement gains nothing
     own = effort == 0 or tune == model.tune  # the steps that a model was trained with suit what it is tuned for
     whole, halo = decoding.plane(header), model.config.analysis_halo
     band, top, done = source.rows(0, 1), 0, 0
@@ -83,7 +84,6 @@ def sections(
                 with inference():
                     x = model.net.g_s(y, quality_of(model, header.quality)).clamp(0.0, 1.0)
             frames.append(Frame(x, y, tiling.inside(tile, window, Y_STRIDE), _seen(tile, window, header)))
-        small = model.config.side > 0
         objectives = [] if own and (small or not steps) else _objectives(model, tune, frames)
         worth = _weights(model, header.quality, objectives) if objectives else ERROR_WEIGHT
         first = Chooser(model, header.quality, price, ERROR_WEIGHT if own else worth, band.is_grey, header.hidden)
@@ -93,9 +93,8 @@ def sections(
         if steps and small:  # one tile is the picture
             targets = _descended(chooser, frames[0].x, targets, z_hat, steps)
         elif steps:
-            filtered = header.filtered and tune == PSNR  # filters are fitted to the squared error
             targets, weight = _refined(
-                first, chooser, error_factor, frames, objectives, targets, z_hat, steps, filtered
+                first, chooser, error_factor, frames, objectives, targets, z_hat, steps, header.filtered
             )
             chooser = replace(chooser, weight=weight)
         fit = partial(_fitted, model, header, run, frames) if header.filtered else None
