@@ -133,12 +133,12 @@ def test_efforts_and_models_are_codecs_of_their_own(tiny_path: Path) -> None:
 
 
 def test_a_tuning_is_a_codec_of_its_own(tiny_path: Path, picture: Image.Image) -> None:
-    names = ["nncodec:tiny", "nncodec:tiny:ms-ssim", "nncodec:tiny:e3:ms-ssim"]
-    plain, tuned, refined = (codecs.require(name) for name in names)
-    assert [codec.name for codec in (plain, tuned, refined)] == names
-    assert refined.label == "nncodec tiny, effort 3, tuned for ms-ssim"
+    names = ["nncodec:tiny", "nncodec:tiny:ms-ssim", "nncodec:tiny:e0:ms-ssim"]
+    plain, tuned, rounded = (codecs.require(name) for name in names)
+    assert [codec.name for codec in (plain, tuned, rounded)] == names
+    assert rounded.label == "nncodec tiny, effort 0, tuned for ms-ssim"
     assert "tuned for psnr" in plain.settings
-    assert len({codec.encode(picture, 50, 1) for codec in (plain, tuned, refined)}) == 3
+    assert len({codec.encode(picture, 50, 1) for codec in (plain, tuned, rounded)}) == 3
 
 
 def test_ladders_compare_efforts_with_effort_0_by_what_they_are_tuned_for(tmp_path: Path) -> None:
