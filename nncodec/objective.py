@@ -32,10 +32,6 @@ class Objective(Protocol):
 
     curvature: Tensor
     """Error per squared natural unit of a latent of the tile: f32 [1, N, h, w] or [1, N, 1, 1]."""
-    single_step: float
-    """Share of a Newton step that is best taken if there is but one, measured on validation photos."""
-    step: float
-    """The same if there are several."""
 
     def error(self, difference: Tensor) -> Tensor:
         """Of decoded pixels minus those of the frame, 255 scale: [1, 1 or 3, H, W] -> []."""
@@ -44,8 +40,6 @@ class Objective(Protocol):
 
 class SquaredError:
     """PSNR's: every error counts alike."""
-
-    single_step, step = 1.0, 0.5
 
     def __init__(self, net: CodecNet, seen: Inner) -> None:
         self.curvature = columns(net).square().sum((1, 2, 3))[None, :, None, None]
@@ -65,8 +59,6 @@ class MsSsim:
         f32 [1, 3, H, W] in [0, 1], the tile and its surroundings; `seen` is where the tile's pixels lie in it,
         `inner` where its latents lie among those of x.
     """
-
-    single_step, step = 0.4, 0.4  # neighboring blocks share windows: the curvature is less nearly diagonal
 
     def __init__(self, net: CodecNet, x: Tensor, inner: Inner, seen: Inner) -> None:
         counted = torch.zeros_like(x[:, :1])

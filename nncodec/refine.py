@@ -25,6 +25,9 @@ from nncodec.objective import MIX_MSE, MS_SSIM_FACTOR, Inner, Objective
 ERROR_FACTOR = 1.2
 """Error weights over those of theory: choosing a residual also moves the context of those after it."""
 
+SINGLE_STEP, STEP = 1.0, 0.5
+"""Share of a Newton step that is best taken if there is but one, and if there are several; measured on photos."""
+
 DESCENT_RATE = 0.3
 """Adam's learning rate in quantization steps, falling linearly to zero."""
 DESCENT_STEPS = 8
@@ -75,7 +78,7 @@ def refine(
     tile, where what will be decoded is not known yet, g_s sees y as it is.
     """
     step_size = 1.0 / (2.0 * objective.curvature)
-    damping = objective.single_step if steps == 1 else objective.step
+    damping = SINGLE_STEP if steps == 1 else STEP
     latents = frame.y.clone()
     target = start = frame.y[(..., *frame.inner)]
     best: Tensor | None = None

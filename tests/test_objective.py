@@ -71,11 +71,11 @@ def test_only_what_is_seen_counts(tiny: Model, coffee: np.ndarray) -> None:
         difference[:, :, 20:40] = 0.0
 
 
-def _cost(pixels: np.ndarray, model: Model, tune: str | None, effort: int, quality: int = 40) -> tuple[float, float]:
+def _cost(pixels: np.ndarray, model: Model, tune: str | None, effort: int) -> tuple[float, float]:
     """bpp + lambda distortion of the whole file, by squared error and by MS-SSIM."""
-    data = codec.compress(pixels, quality, model, effort=effort, tune=tune)
+    data = codec.compress(pixels, 40, model, effort=effort, tune=tune)
     decoded = codec.decompress(data, model=model).color
-    bpp, lmbda = metrics.bpp(len(data), pixels.shape[1], pixels.shape[0]), model.config.lmbda(quality)
+    bpp, lmbda = metrics.bpp(len(data), pixels.shape[1], pixels.shape[0]), model.config.lmbda(40)
     mse = float(np.mean((decoded.astype(float) - pixels) ** 2))
     lost = MS_SSIM_FACTOR * (1 - metrics.ms_ssim(pixels, decoded)) + MIX_MSE * mse
     return bpp + lmbda * mse, bpp + lmbda * lost
