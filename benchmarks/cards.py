@@ -20,6 +20,7 @@ ANCHORS = {
     "`fast`": "nncodec:fast", "`fast --tune ms-ssim`": "nncodec:fast:ms-ssim",
 }  # fmt: skip
 """Names of curves by the words of a card; what is in brackets behind them is ignored."""
+TABLE = re.compile(r"(?:^\|.*\n)+", re.M)
 FAST = "Efforts 2 and 3: VTM 18 {} and {}. `--tune ms-ssim -m fast`: VTM 9.1 by MS-SSIM {}."
 FAST_LINE = re.compile(r"Efforts 2 and 3: VTM 18 .*? by MS-SSIM [-+0-9.]+ %\.", re.S)
 
@@ -37,30 +38,32 @@ def main() -> None:
 
 def filled(card: str, name: str, curves: dict[str, Curve], qualities: dict[str, list[float]]) -> str:
     """The card of the curve `name` with its numbers; `qualities` are those of each curve's points."""
-    lines: list[str] = []
-    columns: list[str] = []
-    table = ""
-    for line in card.splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if not line.startswith("|"):
-            table = ""
-        elif cells[0] in ("quality", "against"):
-            table, columns = cells[0], cells[1:]
-            points = _points(curves[name], qualities[name]) if table == "quality" else []
-            lines += [line, "|" + "--:|" * len(cells), *points] if table == "quality" else [line]
-            continue
-        elif table == "quality":
-            continue
-        elif table == "against" and not set(cells[0]) <= set("-:"):
-            anchor = _curve(curves, ANCHORS[cells[0].split(" (")[0]])
-            line = "| " + " | ".join([cells[0], *(_percent(anchor, curves[name], metric) for metric in columns)]) + " |"
-        lines.append(line)
-    text = "\n".join(lines) + "\n"
+
+    def table(found: re.Match[str]) -> str:
+        head, rule, *body = found.group().splitlines()
+        first, *columns = _cells(head)
+        if first == "quality":
+            body = _points(curves[name], qualities[name])
+        elif first == "against":
+            body = [_rates(_cells(line)[0], curves, curves[name], columns) for line in body]
+        return "\n".join([head, rule, *body]) + "\n"
+
+    text = TABLE.sub(table, card)
     if "nncodec:fast:e3" in curves and FAST_LINE.search(text):
         vtm, vtm9 = _curve(curves, "vtm18.0"), _curve(curves, "compressai:vtm")
         rates = [_percent(vtm, curves[f"nncodec:fast:e{effort}"], "PSNR") for effort in (2, 3)]
         text = FAST_LINE.sub(FAST.format(*rates, _percent(vtm9, curves["nncodec:fast:ms-ssim"], "MS-SSIM")), text)
     return text
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def _rates(rival: str, curves: dict[str, Curve], curve: Curve, labels: list[str]) -> str:
+    """The row of `curve` against a rival, by the metrics of these labels."""
+    anchor = _curve(curves, ANCHORS[rival.split(" (")[0]])
+    return "| " + " | ".join([rival, *(_percent(anchor, curve, label) for label in labels)]) + " |"
 
 
 def _points(curve: Curve, qualities: list[float]) -> list[str]:
