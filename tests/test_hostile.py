@@ -244,7 +244,7 @@ def test_big_claims_are_refused_before_anything_is_allocated(data: bytes, error:
             codec.decompress(data, model=check.model(), partial=partial)
     assert time.process_time() - begin < 1
     if STATUS.exists():
-        assert kib("VmHWM") - before < 8 << 10
+        assert kib("VmHWM") - before < 16 << 10  # 60,000 sections are 5 to 8 MiB of entries
 
 
 def test_the_biggest_claim_of_a_small_file_is_kept_within_bounds() -> None:
