@@ -43,10 +43,10 @@ class Color(IntEnum):
     GREY = 1
 
 
-FILTERED, HIDDEN = 4, 8
+FILTERED, HIDDEN = 4, 16
 """Bits beside the color that say `Header.filtered` and `Header.hidden`."""
-WITHDRAWN = 2
-"""The bit of signs hidden by a shorter code, which no build reads any more."""
+WITHDRAWN = 2 | 8
+"""Bits of signs hidden by earlier codes, which no build reads any more."""
 
 
 class SectionType(IntEnum):
@@ -165,7 +165,7 @@ def parse_header(data: bytes, pixels_max: int = PIXELS_MAX, *, whole: bool = Tru
     if stated != found:
         raise CorruptError(f"header: crc {found:08x} does not match {stated:08x}; the file is damaged")
     if color & WITHDRAWN:
-        raise UnsupportedError("signs are hidden by a code of before 2026-11-22; use the nncodec that wrote the file")
+        raise UnsupportedError("signs are hidden by the code of an earlier build; use the nncodec that wrote the file")
     color, hidden, filtered = color & ~(HIDDEN | FILTERED), color & HIDDEN, color & FILTERED
     if color not in tuple(Color) or depth not in BIT_DEPTHS:
         raise UnsupportedError(f"color {color} with {depth} bits a sample is not known to this build; update nncodec")

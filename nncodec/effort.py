@@ -78,18 +78,22 @@ def hidden(
     magnitude, negative = np.abs(chosen.reshape(-1)[cover]), exact < 0
     worth = weight if isinstance(weight, float) else np.broadcast_to(weight, index.shape).reshape(-1)[cover]
     table, row = price.reshape(-1), flat[cover].astype(np.int64) * price.shape[1]
-    here = table[row + np.minimum(magnitude, price.shape[1] - 1)]
-    short = np.abs(exact) - magnitude
-    more = table[row + np.minimum(magnitude + 1, price.shape[1] - 1)] - here + worth * (1.0 - 2.0 * short)
-    less = table[row + np.clip(magnitude - 1, 0, price.shape[1] - 1)] - here + worth * (1.0 + 2.0 * short)
-    # Carriers stay what they are, zero or not: that is what was decided by.
-    more[carriers][magnitude[carriers] == 0] = np.inf
-    less[carriers][magnitude[carriers] == 1] = np.inf
-    more[magnitude == RESIDUAL_MAX] = np.inf
-    less[magnitude == 0] = np.inf
-    cost = np.maximum(np.minimum(more, less), 0.0)
-    changed = plan.embed(magnitude, cost, negative[carriers], magnitude[carriers] > 0)
-    magnitude = np.where(changed, magnitude + np.where(less < more, -1, 1), magnitude)
+    while True:
+        here = table[row + np.minimum(magnitude, price.shape[1] - 1)]
+        short = np.abs(exact) - magnitude
+        more = table[row + np.minimum(magnitude + 1, price.shape[1] - 1)] - here + worth * (1.0 - 2.0 * short)
+        less = table[row + np.clip(magnitude - 1, 0, price.shape[1] - 1)] - here + worth * (1.0 + 2.0 * short)
+        # Carriers stay what they are, zero or not: which signs there are to hide follows from it.
+        more[carriers][magnitude[carriers] == 0] = np.inf
+        less[carriers][magnitude[carriers] == 1] = np.inf
+        more[magnitude == RESIDUAL_MAX] = np.inf
+        less[magnitude == 0] = np.inf
+        cost = np.maximum(np.minimum(more, less), 0.0)
+        nonzero = magnitude[carriers] > 0
+        changed = plan.embed(magnitude, cost, negative[carriers])
+        magnitude = np.where(changed, magnitude + np.where(less < more, -1, 1), magnitude)
+        if np.array_equal(magnitude[carriers] > 0, nonzero):
+            break  # else there was nothing else to change: once more, with other signs to hide
     negative[carriers] = plan.signs(magnitude)
     out = chosen.copy()
     out.reshape(-1)[cover] = np.where(negative, -magnitude, magnitude)

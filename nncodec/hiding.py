@@ -24,7 +24,7 @@ CHAIN_BITS = 128
 LEAST_BITS = 32
 """With fewer bits in all a pass hides none: the end of a chain costs more than it saves."""
 UNIT = 1024
-_BY_SCALE = [0] * 5 + [8, 20, 37, 65, 96, 128, 158, 178, 195, 200, 205, 208, 210, 212, 214, 216, 218] + [220] * 42
+_BY_SCALE = [0] * 5 + [9, 22, 41, 72, 106, 141, 174, 196, 214, 220, 226, 229, 231, 233, 235, 238, 240] + [242] * 42
 PAYLOAD = np.array(2 * _BY_SCALE, np.int64)
 """Bits that one magnitude of each row of tables (`freqs`) can hide for less than they are worth, in 1 / UNIT."""
 
@@ -40,45 +40,96 @@ Bits = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Plan:
+    """Which elements of a pass are its cover, and which of them carriers: what scale indices alone say.
+
+    weights
+        int64 [elements], what each element of the cover can hide, in 1 / UNIT bits.
+    carriers
+        The first so many elements of the cover are carriers.
+    """
+
+    weights: NDArray[np.int64]
+    carriers: int
+
+    @property
+    def elements(self) -> int:
+        return len(self.weights)
+
+    def signs(self, magnitudes: NDArray[np.int32]) -> Bits:
+        """Whether each carrier is negative, from the magnitudes of the cover [elements]; bool [carriers], 0 is not."""
+        negative = magnitudes[: self.carriers] > 0
+        if negative.any():
+            negative[negative] = self.code(magnitudes).signs(magnitudes)
+        return negative
+
+    def embed(self, magnitudes: NDArray[np.int32], cost: NDArray[np.float32], negative: Bits) -> Bits:
+        """Elements whose parity to change, at the least cost, for `signs` to say `negative` of carriers other than 0.
+
+        cost [elements]: bits that changing each costs, at least 0; negative [carriers]. No carrier may become 0, or
+        0 something else. Returns bool [elements].
+        """
+        nonzero = magnitudes[: self.carriers] > 0
+        if not nonzero.any():
+            return np.zeros(self.elements, np.bool_)
+        return self.code(magnitudes).embed(magnitudes, cost, negative[nonzero])
+
+    def code(self, magnitudes: NDArray[np.int32]) -> Code:
+        """The code over a cover of which some carriers are not 0."""
+        hidden = int(np.count_nonzero(magnitudes[: self.carriers]))
+        chains = max(1, hidden // CHAIN_BITS)
+        bits = -(-hidden // chains)
+        before = np.cumsum(self.weights) - self.weights
+        block = before[::chains] * bits // int(self.weights.sum())
+        steps = np.arange(1, len(block) + 1, dtype=np.uint64)
+        random = (steps * np.uint64(2654435761) & np.uint64(0xFFFFFFFF)) >> np.uint64(16)
+        columns = (random & np.uint64((1 << HEIGHT) - 1) | np.uint64(1 | 1 << (HEIGHT - 1))).astype(np.uint16)
+        return Code(self.elements, hidden, chains, np.searchsorted(block, np.arange(bits)), columns)
+
+
+@dataclass(frozen=True)
+class Code:
     """Which bit each element of a cover counts in. T steps of G chains: element t G + g is step t of chain g.
 
     elements
         Elements of the cover; the last step may be cut short.
-    bits
-        Bits of a chain, B. Bit b of chain g is the sign of element b G + g, 1 for negative.
+    hidden
+        Signs that are hidden: those of carriers that are not 0, in their order. Sign b G + g, 1 for negative, is bit b
+        of chain g; the last bits of some chains may be free.
     starts
-        int64 [B], the first step of each block.
+        int64 [B], the first step of each block: there is one for each bit of a chain.
     columns
         uint16 [T]: with its lowest bit a step counts in the bit of its own block, with the next in that of the next.
     """
 
     elements: int
+    hidden: int
     chains: int
-    bits: int
     starts: NDArray[np.int64]
     columns: NDArray[np.uint16]
 
     @property
-    def carriers(self) -> int:
-        """The first so many elements of the cover are carriers."""
-        return self.bits * self.chains
+    def bits(self) -> int:
+        """Of a chain, B."""
+        return len(self.starts)
 
     def signs(self, magnitudes: NDArray[np.int32]) -> Bits:
-        """Whether each carrier is negative, from the magnitudes of the cover [elements]; bool [carriers]."""
+        """The hidden signs [hidden], from the magnitudes of the cover [elements]."""
+        return self._said(magnitudes).reshape(-1)[: self.hidden]
+
+    def _said(self, magnitudes: NDArray[np.int32]) -> Bits:
+        """Bits of all chains [B, G]."""
         words = self._steps((magnitudes & 1).astype(np.uint16)) * self.columns[:, None]
         words = np.bitwise_xor.reduceat(words, self.starts, axis=0)
         bits = words & 1
         for later in range(1, min(HEIGHT, self.bits)):
             bits[later:] ^= (words[:-later] >> later) & 1
-        return bits.reshape(-1).astype(bool)
+        return bits.astype(bool)
 
-    def embed(self, magnitudes: NDArray[np.int32], cost: NDArray[np.float32], negative: Bits, bound: Bits) -> Bits:
-        """Elements whose parity to change, at the least cost, for `signs` to say `negative` where `bound`.
-
-        cost [elements]: bits that changing each costs, at least 0; negative, bound [carriers]. Returns bool [elements].
-        """
-        wrong = (negative ^ self.signs(magnitudes)).reshape(self.bits, self.chains)
-        bound = bound.reshape(self.bits, self.chains)
+    def embed(self, magnitudes: NDArray[np.int32], cost: NDArray[np.float32], negative: Bits) -> Bits:
+        """Elements whose parity to change, at the least cost [elements], for `signs` to say `negative` [hidden]."""
+        wrong = self._said(magnitudes)
+        wrong.reshape(-1)[: self.hidden] ^= negative
+        bound = np.arange(wrong.size).reshape(wrong.shape) < self.hidden
         price = self._steps(np.rint(np.minimum(cost * COST_UNIT, COST_MAX)).astype(np.int16), 4 * COST_MAX)
         groups = (slice(first, first + _TOGETHER) for first in range(0, self.chains, _TOGETHER))
         flips = [self._trellis(*(of[:, chains] for of in (price, wrong, bound))) for chains in groups]
@@ -137,16 +188,5 @@ def carriers(index: NDArray[np.uint8]) -> NDArray[np.int64]:
 def plan(counts: NDArray[np.int64]) -> Plan | None:
     """The plan of a pass with counts int64 [freqs.ROWS] of rows; None where it hides nothing."""
     counts = np.where(PAYLOAD > 0, counts, 0)
-    payload = int(counts @ PAYLOAD)
-    if payload < LEAST_BITS * UNIT:
-        return None
-    chains = max(1, payload // (CHAIN_BITS * UNIT))
-    bits = payload // (chains * UNIT)
-    elements = int(counts.sum())
-    each = np.repeat(PAYLOAD[::-1], counts[::-1])
-    before = np.cumsum(each) - each
-    block = np.minimum(before[::chains] // (chains * UNIT), bits - 1)
-    steps = np.arange(1, len(block) + 1, dtype=np.uint64)
-    random = (steps * np.uint64(2654435761) & np.uint64(0xFFFFFFFF)) >> np.uint64(16)
-    columns = (random & np.uint64((1 << HEIGHT) - 1) | np.uint64(1 | 1 << (HEIGHT - 1))).astype(np.uint16)
-    return Plan(elements, chains, bits, np.searchsorted(block, np.arange(bits)), columns)
+    payload = int(counts @ PAYLOAD) // UNIT
+    return Plan(np.repeat(PAYLOAD[::-1], counts[::-1]), payload) if payload >= LEAST_BITS else None

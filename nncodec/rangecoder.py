@@ -101,7 +101,7 @@ class ResidualEncoder:
 
 def _check_signs(cover: _Integers, plan: hiding.Plan) -> None:
     carriers = cover[: plan.carriers]
-    if ((carriers < 0) != plan.signs(np.abs(cover[: plan.elements])))[carriers != 0].any():
+    if ((carriers < 0) != plan.signs(np.abs(cover[: plan.elements]))).any():
         raise ValueError("parities of residuals do not say the signs of carriers; choose them with effort.hidden")
 
 

@@ -15,8 +15,8 @@ import numpy as np
 
 DTYPES = {"I32": "<i4", "F32": "<f4", "F16": "<f2"}
 TURN = (0, 3, 1, 2)
-PAYLOAD = [0, 0, 0, 0, 0, 8, 20, 37, 65, 96, 128, 158, 178, 195, 200, 205, 208, 210, 212, 214, 216, 218]
-PAYLOAD += [220] * 42
+PAYLOAD = [0, 0, 0, 0, 0, 9, 22, 41, 72, 106, 141, 174, 196, 214, 220, 226, 229, 231, 233, 235, 238, 240]
+PAYLOAD += [242] * 42
 PAYLOAD += PAYLOAD
 MAGNITUDES = np.array([round(256 * np.log2(1 + m)) for m in range(16)], dtype=np.int64)
 
@@ -97,28 +97,27 @@ class Signs:
 
     def __init__(self, flat):
         self.cover = [int(i) for s in range(127, 0, -1) if PAYLOAD[s] for i in np.flatnonzero(flat == s)[::-1]]
-        total = sum(PAYLOAD[flat[i]] for i in self.cover)
-        self.chains, self.bits = 0, 0
-        if total >= 32 * 1024:
-            self.chains = max(1, total // (128 * 1024))
-            self.bits = total // (1024 * self.chains)
-        self.total = self.chains * self.bits
-        self.carriers = set(self.cover[: self.total])
+        self.weight = sum(PAYLOAD[flat[i]] for i in self.cover)
+        count = self.weight // 1024 if self.weight >= 32 * 1024 else 0
+        self.carriers = set(self.cover[:count])
 
     def apply(self, flat, out):
-        if not self.total:
+        hidden = [i for i in self.cover if i in self.carriers and out[i]]
+        if not hidden:
             return
-        negative, before = [0] * self.total, 0
+        chains = max(1, len(hidden) // 128)
+        bits = -(-len(hidden) // chains)
+        negative, before = [0] * (chains * bits), 0
         for e, i in enumerate(self.cover):
-            step, chain = divmod(e, self.chains)
+            step, chain = divmod(e, chains)
             if chain == 0:
-                block = min(before // (1024 * self.chains), self.bits - 1)
+                block = before * bits // self.weight
                 column = (((step + 1) * 2654435761) % 2**32 >> 16) % 512 | 257
             before += PAYLOAD[flat[i]]
             for later in range(9):
-                if column >> later & 1 and block + later < self.bits:
-                    negative[(block + later) * self.chains + chain] ^= out[i] & 1
-        for i, minus in zip(self.cover[: self.total], negative, strict=True):
+                if column >> later & 1 and block + later < bits:
+                    negative[(block + later) * chains + chain] ^= out[i] & 1
+        for i, minus in zip(hidden, negative, strict=False):
             out[i] = -out[i] if minus else out[i]
 
 

@@ -46,52 +46,69 @@ def test_any_signs_can_be_asked_for(seed: int, count: int, top: int) -> None:
     magnitudes = rng.integers(0, 4, plan.elements).astype(np.int32)
     cost = rng.exponential(2.0, plan.elements).astype(np.float32)
     cost[rng.random(plan.elements) < 0.3] = np.inf
-    negative, bound = rng.random((2, plan.carriers)) < 0.5
-    changed = plan.embed(magnitudes, cost, negative, bound)
-    assert (plan.signs(magnitudes + changed) == negative)[bound].all()
+    nonzero = magnitudes[: plan.carriers] > 0
+    cost[: plan.carriers][~nonzero] = np.inf
+    negative = rng.random(plan.carriers) < 0.5
+    changed = plan.embed(magnitudes, cost, negative)
+    assert (plan.signs(magnitudes + changed) == (negative & nonzero)).all()
 
 
 def test_changes_cost_the_least() -> None:
     """Against a search over whole histories of one chain, in plain Python."""
     rng = np.random.default_rng(3)
     plan = made(counts_of(s30=200, s9=100))
-    assert plan.chains == 1
     cost = np.rint(rng.exponential(2.0, plan.elements) * hiding.COST_UNIT).astype(np.float32) / hiding.COST_UNIT
     magnitudes = rng.integers(0, 4, plan.elements).astype(np.int32)
-    negative, bound = rng.random((2, plan.carriers)) < 0.7
-    wrong = negative ^ plan.signs(magnitudes)
+    nonzero = magnitudes[: plan.carriers] > 0
+    cost[: plan.carriers][~nonzero] = hiding.COST_MAX / hiding.COST_UNIT
+    negative = rng.random(plan.carriers) < 0.5
+    code = plan.code(magnitudes)
+    assert code.chains == 1
+    wrong = negative[nonzero] ^ code.signs(magnitudes)
     best = {0: 0.0}  # what is still wrong, from this block's bit on -> least cost
-    ends = [*plan.starts[1:], plan.elements]
-    for b, (start, end) in enumerate(zip(plan.starts, ends, strict=True)):
+    ends = [*code.starts[1:], plan.elements]
+    for b, (start, end) in enumerate(zip(code.starts, ends, strict=True)):
         for t in range(start, end):
             grown = dict(best)
             for state, spent in best.items():
-                to = state ^ int(plan.columns[t])
+                to = state ^ int(code.columns[t])
                 grown[to] = min(grown.get(to, math.inf), spent + float(cost[t]))
             best = grown
         fits: dict[int, float] = {}
         for state, spent in best.items():
-            if not bound[b] or (state & 1) == wrong[b]:
+            if (state & 1) == wrong[b]:
                 fits[state >> 1] = min(fits.get(state >> 1, math.inf), spent)
         best = fits
-    changed = plan.embed(magnitudes, cost, negative, bound)
+    changed = plan.embed(magnitudes, cost, negative)
     assert float(cost[changed].sum()) == pytest.approx(min(best.values()))
 
 
 def test_changes_cost_little_more_than_theory_allows() -> None:
-    """Costs uniform in 0..1: at 0.215 bits an element no code gets below 0.0067 an element."""
+    """Costs uniform in 0..1: at 0.236 bits an element no code gets below 0.0081 an element."""
     rng = np.random.default_rng(4)
     plan = made(counts_of(s30=40_000))
-    assert plan.carriers / plan.elements == pytest.approx(220 / 1024, rel=0.01)
+    assert plan.carriers / plan.elements == pytest.approx(242 / 1024, rel=0.01)
     negative = rng.random(plan.carriers) < 0.5
     cost = rng.random(plan.elements).astype(np.float32)
-    changed = plan.embed(np.zeros(plan.elements, np.int32), 10 * cost, negative, np.ones_like(negative))
-    assert 0.0067 < cost[changed].sum() / plan.elements < 1.3 * 0.0067
+    changed = plan.embed(np.ones(plan.elements, np.int32), 10 * cost, negative)
+    assert 0.0081 < cost[changed].sum() / plan.elements < 1.3 * 0.0081
+
+
+def test_runs_of_zeros_do_not_shift_signs() -> None:
+    """Where nothing but zeros of carriers could be changed some are, and the signs are those that were asked for."""
+    rng = np.random.default_rng(8)
+    index = np.full(2000, 30, np.uint8)
+    exact = np.where(np.arange(2000) < 1000, 6.2, 0.1) * rng.choice([-1, 1], 2000)
+    values = effort.hidden(np.rint(exact).astype(np.int32), exact.astype(np.float32), index, PRICE)
+    assert (np.sign(values) == np.sign(exact))[values != 0].all()
+    coder = ResidualEncoder(CODING)
+    coder.put(values, index, hidden=True)
+    assert (ResidualDecoder(CODING, coder.bytes()).get(index, hidden=True) == values).all()
 
 
 def test_few_bits_are_not_worth_a_chain() -> None:
-    assert hiding.plan(counts_of(s30=148)) is None
-    assert made(counts_of(s30=149)).bits == hiding.LEAST_BITS
+    assert hiding.plan(counts_of(s30=135)) is None
+    assert made(counts_of(s30=136)).carriers == hiding.LEAST_BITS
     assert hiding.plan(counts_of(s1=100_000)) is None
 
 
