@@ -98,7 +98,7 @@ def test_runs_of_zeros_do_not_shift_signs() -> None:
     """Where nothing but zeros of carriers could be changed some are, and the signs are those that were asked for."""
     rng = np.random.default_rng(8)
     index = np.full(2000, 30, np.uint8)
-    exact = np.where(np.arange(2000) < 1000, 6.2, 0.1) * rng.choice([-1, 1], 2000)
+    exact = np.where(np.arange(2000) < 1700, 6.2, 0.1) * rng.choice([-1, 1], 2000)
     values = effort.hidden(np.rint(exact).astype(np.int32), exact.astype(np.float32), index, PRICE)
     assert (np.sign(values) == np.sign(exact))[values != 0].all()
     coder = ResidualEncoder(CODING)
