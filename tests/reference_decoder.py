@@ -220,7 +220,7 @@ def decode_tile(t, data, flags, quality, height, width):
         index = np.concatenate([full[place] for place in places])
         if k == 0:
             index = np.where(index > 0, index + 64, 0)
-        r = residuals(coder, index, t, flags & 8)
+        r = residuals(coder, index, t, flags & 16)
         for g, place in enumerate(places):
             r_hat[place] = r[g * group : (g + 1) * group]
             magnitudes[place] = MAGNITUDES[np.minimum(np.abs(r_hat[place]), 15)]
