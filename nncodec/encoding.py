@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nncodec import decoding, freqs, picture, postfilter, quadtree, tiling
+from nncodec import decoding, freqs, picture, postfilter, quadtree, structural, tiling
 from nncodec.config import PASSES, PSNR, Y_STRIDE, Z_MAX
 from nncodec.container import Color, Header, Section, SectionType
 from nncodec.decoding import Progress, device_of, inference, quality_of, tiles
@@ -47,10 +47,7 @@ def hides(model: Model, effort: int = DEFAULT) -> bool:
 
 
 def filters(model: Model, effort: int, of: Outline) -> bool:
-    """Whether an encoder fits filters: where it hides signs, not to noise that is to go, nor to FILTERED_PIXELS.
-
-    Fitted for the squared error whatever errors are counted by; MS-SSIM gains as well, but at the lowest rates.
-    """
+    """Whether an encoder fits filters: where it hides signs, not to noise that is to go, nor to FILTERED_PIXELS."""
     return hides(model, effort) and not model.noise and of.width * of.height > FILTERED_PIXELS
 
 
@@ -97,7 +94,7 @@ def sections(
                 first, chooser, error_factor, frames, objectives, targets, z_hat, steps, header.filtered
             )
             chooser = replace(chooser, weight=weight)
-        fit = partial(_fitted, model, header, run, frames) if header.filtered else None
+        fit = partial(_fitted, model, header, tune, run, frames) if header.filtered else None
         for tile, (stream, _) in zip(run, chooser.encode(targets, z_hat, fit), strict=True):
             yield Section(SectionType.TILE, stream)
             if band.alpha is not None:
@@ -151,8 +148,9 @@ def analyze(model: Model, color: Levels, tile: Rect, quality: int) -> Tensor:
     return y[(..., *tiling.inside(tile, window, Y_STRIDE))]
 
 
-def _fitted(model: Model, header: Header, run: list[Rect], frames: list[Frame], y_hat: Tensor) -> list[Taps]:
+def _fitted(model: Model, header: Header, tune: str, run: list[Rect], frames: list[Frame], y_hat: Tensor) -> list[Taps]:
     """Taps for tiles of latents y_hat [B, N, h, w], fitted where what is decoded depends on no other tile."""
+    equations = postfilter.equations if tune == PSNR else structural.equations
     whole, planes = decoding.plane(header), 1 if header.color is Color.GREY else 3
     halo, lmbda = decoding.synthesis_halo(model, header), model.config.lmbda(header.quality)
     taps = []
@@ -169,8 +167,9 @@ def _fitted(model: Model, header: Header, run: list[Rect], frames: list[Frame], 
             x_hat = decoding.decoded(model, y_hat[b : b + 1], header)
             x = frame.x[(0, slice(planes), *frame.seen)][:, rows, columns]
             seen = decoding.with_margin(postfilter.padded(x_hat), alone, tile)
-            pixels = shown.height * shown.width
-            taps.append(postfilter.fit(seen, x, lmbda, pixels, model.entropy.tap_bits))
+            systems = equations(seen, x, postfilter.clip_at(lmbda))
+            worth = 255.0**2 * lmbda * shown.height * shown.width / planes
+            taps.append(postfilter.fit(systems, worth, model.entropy.tap_bits))
     return taps
 
 

@@ -195,6 +195,11 @@ def blurred(planes: Tensor) -> Tensor:
     return F.conv2d(F.conv2d(planes, column, groups=n), column.transpose(2, 3), groups=n)
 
 
+def spread_out(weights: Tensor) -> Tensor:
+    """What each sample [B,N,H,W] counts where windows of `blurred` count so much [B,N,H-10,W-10]: its transpose."""
+    return blurred(F.pad(weights, 4 * (WINDOW - 1,)))
+
+
 def _window(like: Tensor) -> Tensor:
     """[WINDOW] on the device and in the type of `like`."""
     x = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2

@@ -135,29 +135,25 @@ def _shifted(x: Tensor, down: int, right: int) -> Tensor:
     return x[:, RADIUS + down : RADIUS + down + height, RADIUS + right : RADIUS + right + width]
 
 
-def fit(x_hat: Tensor, x: Tensor, lmbda: float, pixels: int, bits: Callable[[Taps], float]) -> Taps:
-    """Taps of least ``bits + lambda * pixels * MSE``, or those that change nothing.
+def fit(systems: Sequence[Equations], worth: float, bits: Callable[[Taps], float]) -> Taps:
+    """Taps of least ``bits + worth * error``, or those that change nothing.
 
-    x_hat
-        f32 [C, H + 2 RADIUS, W + 2 RADIUS] in 0..1, what is decoded.
-    x
-        f32 [C, H, W] in 0..1, the picture there.
-    pixels
-        How many the taps are for.
+    systems
+        What taps take off the error, for each plane.
+    worth
+        Bits that an error of one is worth.
     bits
         What taps cost.
     """
-    planes = len(x)
-    worth = 255.0**2 * lmbda * pixels / planes
-    systems = [(worth * a, worth * b) for a, b in equations(x_hat, x, clip_at(lmbda))]
-    exact = np.stack([solved(a, b) for a, b in systems])
+    scaled = [(worth * a, worth * b) for a, b in systems]
+    exact = np.stack([solved(a, b) for a, b in scaled])
 
     def saved(taps: Taps) -> float:
-        gain = sum(float(2 * b @ w - w @ a @ w) for (a, b), w in zip(systems, taps, strict=True))
+        gain = sum(float(2 * b @ w - w @ a @ w) for (a, b), w in zip(scaled, taps, strict=True))
         return gain - bits(taps)
 
-    nothing, nearest = none(planes), np.stack([_integers(a, b) for a, b in systems])
-    found = [_fitted(systems, nearest, _spread(exact)), _fitted(systems, nothing, 0.3 * _spread(exact))]
+    nothing, nearest = none(len(scaled)), np.stack([_integers(a, b) for a, b in scaled])
+    found = [_fitted(scaled, nearest, _spread(exact)), _fitted(scaled, nothing, 0.3 * _spread(exact))]
     return max([nothing, *found], key=saved)
 
 
@@ -179,7 +175,15 @@ def _spread(taps: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def equations(x_hat: Tensor, x: Tensor, limit: float, samples: int = SAMPLES) -> list[Equations]:
-    """For each plane those of its mean squared error over about so many `samples`; x_hat and x as for `fit`."""
+    """For each plane those of its mean squared error over about so many `samples`.
+
+    x_hat
+        f32 [C, H + 2 RADIUS, W + 2 RADIUS] in 0..1, what is decoded.
+    x
+        f32 [C, H, W] in 0..1, the picture there.
+    limit
+        What differences are clipped at (`clip_at`).
+    """
     planes, height, width = x.shape
     every = max(1, height * width // samples)
     bands = range(0, height, BAND * every)
@@ -187,27 +191,45 @@ def equations(x_hat: Tensor, x: Tensor, limit: float, samples: int = SAMPLES) ->
     total = np.sum([_products(*part, every, limit) for part in parts], 0) / (width * len(range(0, height, every)))
     a, b = total[:-planes, :-planes], total[:-planes, -planes:]
     # Planes share most features: one product of all, from which each takes its own.
-    index = np.arange(len(a))
+    return [(a[np.ix_(each, each)], b[each, plane]) for plane, each in enumerate(features_of(planes))]
+
+
+def features(x_hat: Tensor, limit: float, every: int = 1) -> Tensor:
+    """What taps of 1 add to pixels: [n, h, W] for one row in `every` of x_hat [C, H + 2 RADIUS, W + 2 RADIUS].
+
+    Planes share many; which are whose says `features_of`.
+    """
+    planes, rows, limit = len(x_hat), slice(0, None, every), TAP * limit
+    x_hat = TAP * x_hat
+    inner = _shifted(x_hat, 0, 0)[:, rows]
+    out = inner.new_empty(planes * (len(LINEAR) + len(CLIPPED)) + 1 + planes, *inner.shape[1:])
+    linear, clipped, constant, color = torch.split(out, [planes * len(LINEAR), planes * len(CLIPPED), 1, planes])
+    for k, (down, right) in enumerate(LINEAR):
+        pair = [_shifted(x_hat, sign * down, sign * right)[:, rows] - inner for sign in (1, -1)]
+        torch.add(*pair, out=linear[k * planes : (k + 1) * planes])
+        if (down, right) in CLIPPED:
+            at = CLIPPED.index((down, right)) * planes
+            torch.add(*(each.clamp_(-limit, limit) for each in pair), out=clipped[at : at + planes])
+    constant.fill_(TAP * CONSTANT / 255.0)
+    torch.sub(inner, TAP * 0.5, out=color).mul_(COLOR)
+    return out
+
+
+def features_of(planes: int) -> list[NDArray[np.intp]]:
+    """For each plane the features of its taps, in their order."""
+    index = np.arange(planes * (len(LINEAR) + len(CLIPPED)) + 1 + planes)
     differences, colors = index[: -1 - planes].reshape(-1, planes), index[-1 - planes :]
     beside = differences[[LINEAR.index(place) for place in CROSS]]
-    own = [
+    return [
         np.concatenate([differences[:, plane], beside[:, _others(plane, planes)].T.reshape(-1), colors])
         for plane in range(planes)
     ]
-    return [(a[np.ix_(each, each)], b[each, plane]) for plane, each in enumerate(own)]
 
 
 def _products(x_hat: Tensor, x: Tensor, every: int, limit: float) -> NDArray[np.float64]:
     """Of all features and the planes' errors with each other, summed over one row in `every`."""
-    rows = slice(0, None, every)
-    inner = _shifted(x_hat, 0, 0)[:, rows]
-    pairs = [(_shifted(x_hat, y, z)[:, rows] - inner, _shifted(x_hat, -y, -z)[:, rows] - inner) for y, z in LINEAR]
-    linear = [a + b for a, b in pairs]
-    near = [pairs[LINEAR.index(place)] for place in CLIPPED]
-    clipped = [a.clamp(-limit, limit) + b.clamp(-limit, limit) for a, b in near]
-    color = [torch.full_like(inner[:1], CONSTANT / 255.0), COLOR * (inner - 0.5)]
-    features = torch.cat([*linear, *clipped, *color]) * TAP
-    seen = torch.cat([features, x[:, rows] - inner]).flatten(1).double()
+    error = x[:, ::every] - _shifted(x_hat, 0, 0)[:, ::every]
+    seen = torch.cat([features(x_hat, limit, every), error]).flatten(1).double()
     products: NDArray[np.float64] = (seen @ seen.T).cpu().numpy()
     return products
 

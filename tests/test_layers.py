@@ -14,7 +14,7 @@ LAYERS = {
     "errors": 0, "config": 0,
     "atomic": 1, "container": 1, "picture": 1, "png": 1, "wide": 1, "metadata": 1, "rows": 1,
     "tiling": 1, "quadtree": 1, "freqs": 1, "hiding": 1, "rangecoder": 1, "intnet": 1, "metrics": 1, "postfilter": 1,
-    "nets": 2, "entropy": 2, "weights": 2, "objective": 3,
+    "nets": 2, "entropy": 2, "weights": 2, "objective": 3, "structural": 3,
     "alphapng": 1, "partial": 2, "effort": 3, "refine": 3, "encoding": 3, "codec": 3, "decoding": 3,
     "denoising": 3, "rate": 3,
     "pillow": 4, "train": 4, "bench": 4, "batch": 4, "options": 5, "inputs": 5, "facts": 5, "analysis": 5,

@@ -67,24 +67,26 @@ def test_filter_is_the_one_of_the_document(planes: int) -> None:
     assert torch.equal(through(x, postfilter.none(planes)), x)
 
 
+def systems(x_hat: torch.Tensor, x: torch.Tensor) -> list[postfilter.Equations]:
+    return postfilter.equations(postfilter.padded(x_hat), x, postfilter.clip_at(LMBDA))
+
+
 @pytest.mark.parametrize("planes", [1, 3])
 def test_fit_finds_the_filter_that_was_applied(planes: int) -> None:
     x_hat = smooth(planes, 120, 150)
-    taps = random_taps(planes, largest=3)
-    x = through(x_hat, taps)
-    seen = postfilter.padded(x_hat)
-    found = postfilter.fit(seen, x, LMBDA, 10**9, lambda taps: 0.0)
+    x = through(x_hat, random_taps(planes, largest=3))
+    found = postfilter.fit(systems(x_hat, x), 1e12, lambda taps: 0.0)
     before, after = ((x_hat - x).square().mean(), (through(x_hat, found) - x).square().mean())
     assert after < 1e-4 * before
 
 
 def test_fit_weighs_bits_against_error() -> None:
     x_hat = smooth(3, 60, 80)
-    x = through(x_hat, random_taps(3))
-    seen = postfilter.padded(x_hat)
+    known = systems(x_hat, through(x_hat, random_taps(3)))
 
     def size(pixels: int, cost: float = 4.0) -> int:
-        return int(np.abs(postfilter.fit(seen, x, LMBDA, pixels, lambda taps: cost * np.count_nonzero(taps))).sum())
+        worth = 255.0**2 * LMBDA * pixels / 3
+        return int(np.abs(postfilter.fit(known, worth, lambda taps: cost * np.count_nonzero(taps))).sum())
 
     assert size(10**6) > size(2000) > size(300) > 0
     assert size(300, cost=1e6) == 0
@@ -93,8 +95,7 @@ def test_fit_weighs_bits_against_error() -> None:
 
 def test_flat_pictures_have_filters_too() -> None:
     flat, other = torch.full((3, 40, 40), 0.5), torch.full((3, 40, 40), 0.55)
-    seen = postfilter.padded(flat)
-    found = postfilter.fit(seen, other, LMBDA, 1600, lambda taps: 0.0)
+    found = postfilter.fit(systems(flat, other), 255.0**2 * LMBDA * 1600 / 3, lambda taps: 0.0)
     assert (through(flat, found) - other).abs().max() < 0.01
 
 
