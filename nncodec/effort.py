@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nncodec import freqs, hiding
+from nncodec.config import MS_SSIM, PSNR
 from nncodec.freqs import REACH_MAX, Tables
 from nncodec.rangecoder import RESIDUAL_MAX
 
@@ -23,6 +24,8 @@ LEVELS = tuple(REFINING_STEPS)
 DEFAULT = 1
 ERROR_WEIGHT = 16.0
 """Bits that a squared error of one step^2 is worth; flat around its best on the validation set."""
+ERROR_WEIGHTS = {PSNR: ERROR_WEIGHT, MS_SSIM: 11.0}
+"""What it is worth to weights by what they are tuned for."""
 
 
 def prices(tables: Tables) -> Tensor:

@@ -17,7 +17,7 @@ from nncodec import decoding, freqs, picture, postfilter, quadtree, structural, 
 from nncodec.config import PASSES, PSNR, Y_STRIDE, Z_MAX
 from nncodec.container import Color, Header, Section, SectionType
 from nncodec.decoding import Progress, device_of, inference, quality_of, tiles
-from nncodec.effort import DEFAULT, ERROR_WEIGHT, REFINING_STEPS, hidden, prices, rounded
+from nncodec.effort import DEFAULT, ERROR_WEIGHT, ERROR_WEIGHTS, REFINING_STEPS, hidden, prices, rounded
 from nncodec.entropy import Indices, Integers, Symbols
 from nncodec.errors import InputError
 from nncodec.nets.model import quadtree_pass
@@ -68,6 +68,7 @@ def sections(
     small = model.config.side > 0
     steps = REFINING_STEPS[effort] if tune == PSNR or small else 0  # for MS-SSIM refinement gains nothing
     own = effort == 0 or tune == model.tune  # the steps that a model was trained with suit what it is tuned for
+    usual = ERROR_WEIGHTS[model.tune]
     whole, halo = decoding.plane(header), model.config.analysis_halo
     band, top, done = source.rows(0, 1), 0, 0
     for run in tiling.runs(tiles(header), tiles_at_once(model)):
@@ -82,8 +83,8 @@ def sections(
                     x = model.net.g_s(y, quality_of(model, header.quality)).clamp(0.0, 1.0)
             frames.append(Frame(x, y, tiling.inside(tile, window, Y_STRIDE), _seen(tile, window, header)))
         objectives = [] if own and (small or not steps) else _objectives(model, tune, frames)
-        worth = _weights(model, header.quality, objectives) if objectives else ERROR_WEIGHT
-        first = Chooser(model, header.quality, price, ERROR_WEIGHT if own else worth, band.is_grey, header.hidden)
+        worth = _weights(model, header.quality, objectives) if objectives else usual
+        first = Chooser(model, header.quality, price, usual if own else worth, band.is_grey, header.hidden)
         chooser = replace(first, weight=error_factor * worth)
         targets = torch.cat([frame.y[(..., *frame.inner)] for frame in frames])
         z_hat = first.hyper(targets)  # of what g_a gave: of refined targets it costs 0.6 % more
