@@ -1,7 +1,7 @@
 """Pages of text to train on: ``python benchmarks/text_pages.py FOLDER [--pages 66]``.
 
 PNGs of 768x768 pixels: words of this project's documents in DejaVu fonts, 9 to 28 pixels high, in black or in
-color, on light or dark grounds, some over boxes. Seeded: the same pages every time. What they do: docs/training.md.
+color, on light or dark grounds, some over boxes. Seeded, for documents as they stand. What they do: docs/training.md.
 """
 
 from __future__ import annotations
