@@ -2,6 +2,7 @@
 
 PNGs of 768x768 pixels: words of this project's documents in DejaVu fonts, 9 to 28 pixels high, in black or in
 color, on light or dark grounds, some over boxes. Seeded, for documents as they stand. What they do: docs/training.md.
+With ``--unseen`` FOLDER gets a page to judge by instead, unseen.png, 640x400 in Pillow's own font.
 """
 
 from __future__ import annotations
@@ -22,8 +23,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pages", type=int, default=66)
+    parser.add_argument("--unseen", action="store_true")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
+    if options.unseen:
+        unseen().save(options.folder / "unseen.png")
+        return
     words = [word for path in ("README.md", "docs/design.md") for word in (ROOT / path).read_text().split()]
     fonts = sorted((Path(matplotlib.get_data_path()) / "fonts" / "ttf").glob("DejaVuS*.ttf"))
     fonts = [font for font in fonts if "Display" not in font.name]
@@ -50,6 +55,20 @@ def page(words: list[str], fonts: list[Path], rng: random.Random) -> Image.Image
             fill = plain if rng.random() < 0.6 else color(rng)
             draw.text((rng.randint(2, 30), y), " ".join(rng.choices(words, k=30)), fill=fill, font=font)
             y += int(1.35 * size)
+    return shown
+
+
+def unseen() -> Image.Image:
+    shown = Image.new("RGB", (640, 400), "white")
+    draw = ImageDraw.Draw(shown)
+    text = 4 * "Files decode anywhere, exactly, and damage never passes silently. 0123456789 "
+    black, red, blue = (0, 0, 0), (180, 20, 20), (20, 60, 180)
+    y = 8
+    for number, size in enumerate(3 * (10, 12, 14, 16, 20, 24)):
+        line = text[7 * number : 7 * number + 1100 // size]
+        fill = (black, black, red, black, blue)[number % 5]
+        draw.text((8, y), line, fill=fill, font=ImageFont.load_default(size=size))
+        y += size + 6
     return shown
 
 
