@@ -305,21 +305,26 @@ def synthesize(
     `filters` are those of parts of it.
     """
     with inference():
-        x_hat = decoded(model, y_hat, header)
-        x = x_hat[(slice(None), *tiling.inside(core, outer))]
+        inner, x_hat = decoded(model, y_hat, header, outer)
+        x = x_hat[(slice(None), *tiling.inside(core, inner))]
         lmbda = model.config.lmbda(header.quality)
         if filters:
             around = postfilter.padded(x_hat)  # a copy: filters see one another's area unfiltered
             for part, taps in filters:
-                seen = with_margin(around, part, outer)
+                seen = with_margin(around, part, inner)
                 x[(slice(None), *tiling.inside(part, core))] = postfilter.filtered(seen, taps, lmbda)
         return _levels(x, header)
 
 
-def decoded(model: Model, y_hat: Tensor, header: Header) -> Tensor:
-    """Color planes f32 [C, H, W], not limited to 0..1, of latents y_hat [1, N, H/16, W/16]."""
-    x_hat: Tensor = model.net.g_s(y_hat, quality_of(model, header.quality))[0]
-    return x_hat.mean(0, keepdim=True) if header.color is Color.GREY else x_hat
+def decoded(model: Model, y_hat: Tensor, header: Header, outer: Rect) -> tuple[Rect, Tensor]:
+    """What latents y_hat [1, N, H/16, W/16] of a window `outer` decide alone: where, and color planes f32 [C, h, w].
+
+    These are not limited to 0..1.
+    """
+    cut = tiling.cut(outer, plane(header))
+    x_hat = model.net.x_inside(y_hat, quality_of(model, header.quality), cut)[0]
+    inner = tiling.without_halo(outer, cut, model.config.synthesis_halo)
+    return inner, x_hat.mean(0, keepdim=True) if header.color is Color.GREY else x_hat
 
 
 def with_margin(padded: Tensor, part: Rect, outer: Rect) -> Tensor:

@@ -11,7 +11,6 @@ from itertools import groupby
 import numpy as np
 
 from nncodec import decoding, encoding, tiling
-from nncodec.config import Y_STRIDE
 from nncodec.container import Color, Header
 from nncodec.decoding import Progress
 from nncodec.errors import InputError
@@ -49,8 +48,7 @@ def bands(model: Model, source: Rows, progress: Progress | None = None) -> Itera
         color = np.empty_like(kept.color)
         for core in group:
             outer = tiling.with_halo(core, halo, whole.height, whole.width)
-            window, _, y = encoding.analyzed(model, band.color, first, outer, whole, QUALITY)
-            y = y[(..., *tiling.inside(outer, window, Y_STRIDE))]
+            _, _, y = encoding.analyzed(model, band.color, first, outer, whole, QUALITY)
             levels = decoding.synthesize(model, y, header, core, outer)
             right = min(core.right, of.width)
             color[:, core.left : right] = levels[: kept.height, : right - core.left]

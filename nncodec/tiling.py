@@ -35,6 +35,19 @@ class Rect(NamedTuple):
         return self.height, self.width
 
 
+class Sides(NamedTuple):
+    """One number for each side of a window: 1 where it is cut out of a larger plane, 0 where both end."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+
+UNCUT = Sides(0, 0, 0, 0)
+"""Of a window that is all of a plane."""
+
+
 def padded(size: int) -> int:
     """`size` rounded up to a multiple of Z_STRIDE; planes are extended so by replicating their edge."""
     return -(-size // Z_STRIDE) * Z_STRIDE
@@ -107,6 +120,17 @@ def with_halo(rect: Rect, halo: int, height: int, width: int) -> Rect:
         min(rect.bottom + halo, height),
         min(rect.right + halo, width),
     )
+
+
+def cut(window: Rect, whole: Rect) -> Sides:
+    """The sides where the plane `whole` goes on beyond a window of it."""
+    return Sides(*(int(a != b) for a, b in zip(window, whole, strict=True)))
+
+
+def without_halo(window: Rect, sides: Sides, halo: int) -> Rect:
+    """What is left of a window without `halo` on its cut `sides`."""
+    top, left, bottom, right = (halo * side for side in sides)
+    return Rect(window.top + top, window.left + left, window.bottom - bottom, window.right - right)
 
 
 def inside(rect: Rect, outer: Rect, stride: int = 1) -> tuple[slice, slice]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nncodec import weights
-from nncodec.config import TINY
+from nncodec.config import TINY, ModelConfig
 from nncodec.nets.model import CodecNet
 from nncodec.train import export
 from nncodec.weights import Model
@@ -37,10 +37,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
-def seeded_net(seed: int = 0) -> CodecNet:
+def seeded_net(seed: int = 0, config: ModelConfig = TINY) -> CodecNet:
     """A tiny network in which nothing is left at its zero start, so that every path matters."""
     torch.manual_seed(seed)
-    net = CodecNet(TINY).eval()
+    net = CodecNet(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in net.named_parameters():

@@ -174,7 +174,7 @@ def test_filter_is_applied_over_the_edges_of_tiles(tiny: Model, photo: np.ndarra
         )
         taps[tile] = symbols.taps
     with decoding.inference():
-        x = decoding.decoded(tiny, y, header).clamp(0, 1)
+        x = decoding.decoded(tiny, y, header, plane)[1].clamp(0, 1)
     expected = np.empty(wide.shape)
     for tile, values in taps.items():
         seen = postfilter.padded(x)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nncodec.config import GROUPS, QUALITIES
+from nncodec.tiling import UNCUT, Sides
 
 
 class QualityTable(nn.Module):
@@ -56,11 +57,20 @@ def add_by_quality(x: Tensor, conv: nn.Conv2d, h: Tensor, table: Tensor | None) 
     return torch.addcmul(x + offset.to(x.dtype), conv(h), gain.to(x.dtype))
 
 
+def trimmed(x: Tensor, cut: Sides, by: int) -> Tensor:
+    """x [B, C, H, W] without `by` rows and columns on the sides that are `cut`."""
+    if by == 0 or cut == UNCUT:
+        return x
+    top, left, bottom, right = (by * side for side in cut)
+    return x[:, :, top : x.shape[2] - bottom, left : x.shape[3] - right]
+
+
 class DepthConvBlock(nn.Module):
     """Residual block: 1x1, leaky ReLU, depthwise 3x3, 1x1; then a gated 1x1 pair.
 
     Shape [B, C, H, W] -> the same. The last 1x1 of each branch starts at zero, so the block starts
-    as the identity. With `knots` each branch has an offset and a gain for each quality [B].
+    as the identity. With `knots` each branch has an offset and a gain for each quality [B]. On the sides where x is
+    `cut` out of something larger, the outermost row or column, which depends on what is missing, is left out.
     After DCVC-RT (Jia et al., CVPR 2025), 5 C^2 + 9 C MAC a position.
     """
 
@@ -76,25 +86,26 @@ class DepthConvBlock(nn.Module):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, quality: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, quality: Tensor | None = None, cut: Sides = UNCUT) -> Tensor:
         first = second = None
         if self.by_quality is not None:
             assert quality is not None
             first, second = self.by_quality(quality).chunk(2, dim=1)
-        x = add_by_quality(x, self.project, self.depthwise(F.leaky_relu(self.expand(x), 0.1)), first)
+        around = self.depthwise(F.leaky_relu(self.expand(x), 0.1))
+        x = add_by_quality(trimmed(x, cut, 1), self.project, trimmed(around, cut, 1), first)
         u, v = self.gate(x).chunk(2, dim=1)
         return add_by_quality(x, self.mix, u * torch.sigmoid(v), second)
 
 
 class Blocks(nn.ModuleList):
-    """Blocks of one width in sequence: x [B, C, H, W] and quality [B] -> the same shape."""
+    """Blocks of one width in sequence: x [B, C, H, W] and quality [B] -> the same shape, each less 1 on `cut` sides."""
 
     def __init__(self, channels: int, depth: int, knots: int) -> None:
         super().__init__(DepthConvBlock(channels, knots) for _ in range(depth))
 
-    def forward(self, x: Tensor, quality: Tensor) -> Tensor:
+    def forward(self, x: Tensor, quality: Tensor, cut: Sides = UNCUT) -> Tensor:
         for block in self:
-            x = block(x, quality)
+            x = block(x, quality, cut)
         return x
 
 

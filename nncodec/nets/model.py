@@ -28,12 +28,13 @@ from nncodec.config import (
     SCALE_MAX,
     SCALE_MIN,
     VARIATIONAL,
+    Y_STRIDE,
     Z_MAX,
     ModelConfig,
 )
 from nncodec.errors import InputError
 from nncodec.freqs import FIRST
-from nncodec.nets.blocks import QualityTable, channel_order, channel_scale, dct_basis, step_for_lmbda
+from nncodec.nets.blocks import QualityTable, channel_order, channel_scale, dct_basis, step_for_lmbda, trimmed
 from nncodec.nets.classic import (
     BaselineAnalysis,
     BaselineSynthesis,
@@ -45,6 +46,7 @@ from nncodec.nets.dense import START_STD, DenseAnalysis, DenseSynthesis, NoHyper
 from nncodec.nets.means import MeanNet
 from nncodec.nets.scales import INDEX_UNIT, ScaleNet, gaussian_bits, magnitude
 from nncodec.nets.transforms import AnalysisTransform, HyperAnalysis, SynthesisTransform
+from nncodec.tiling import Sides
 
 TRANSFORMS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
     CODEC: (AnalysisTransform, SynthesisTransform),
@@ -161,6 +163,18 @@ class CodecNet(nn.Module):
             )
         weight: Tensor = self.g_s.linear.weight  # type: ignore[union-attr, assignment]
         return weight
+
+    def y_inside(self, x: Tensor, quality: Tensor, cut: Sides) -> Tensor:
+        """g_a of a window of a picture, without the halo `config.analysis_halo` on the sides that are `cut`."""
+        if self.config.arch == CODEC:  # which leaves it out on the way
+            return self.g_a(x, quality, cut)
+        return trimmed(self.g_a(x, quality), cut, self.config.analysis_halo // Y_STRIDE)
+
+    def x_inside(self, y_hat: Tensor, quality: Tensor, cut: Sides) -> Tensor:
+        """g_s of a window of a picture, without the halo `config.synthesis_halo` on the sides that are `cut`."""
+        if self.config.arch == CODEC:
+            return self.g_s(y_hat, quality, cut)
+        return trimmed(self.g_s(y_hat, quality), cut, self.config.synthesis_halo)
 
     def gain(self, quality: Tensor) -> Tensor:
         """Quantisation steps per natural unit, [B, N, 1, 1], for quality [B]."""

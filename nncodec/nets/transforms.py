@@ -19,7 +19,9 @@ from nncodec.nets.blocks import (
     channel_scale,
     dct_basis,
     scale_by,
+    trimmed,
 )
+from nncodec.tiling import UNCUT, Sides
 
 PIXEL_SCALE = 8.0
 """The networks see (x - 0.5) * PIXEL_SCALE."""
@@ -35,12 +37,14 @@ def _zero(conv: nn.Conv2d) -> nn.Conv2d:
 class AnalysisTransform(nn.Module):
     """g_a: x [B, 3, H, W] f32 in [0, 1] and quality [B] -> y [B, N, H/16, W/16] in natural units.
 
-    A linear path that starts as a 16x16 DCT runs beside the network (AuxT, Li et al. 2025).
+    A linear path that starts as a 16x16 DCT runs beside the network (AuxT, Li et al. 2025). On the sides where x is
+    `cut` out of a larger picture, y leaves out `config.analysis_halo` pixels, which depend on what is missing.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         c8, c16, n = config.encoder_width8, config.encoder_width16, config.y_channels
+        self.halo = config.analysis_halo
         self.linear = nn.Conv2d(768, n, 1, bias=False)
         self.stem = nn.Conv2d(192, c8, 1)
         self.blocks8 = Blocks(c8, config.encoder_depth8, config.block_knots)
@@ -54,21 +58,27 @@ class AnalysisTransform(nn.Module):
         with torch.no_grad():
             self.linear.weight.copy_(torch.from_numpy(rows)[:, :, None, None])
 
-    def forward(self, x: Tensor, quality: Tensor) -> Tensor:
+    def forward(self, x: Tensor, quality: Tensor, cut: Sides = UNCUT) -> Tensor:
         x = (x - 0.5) * PIXEL_SCALE
-        linear = self.linear(F.pixel_unshuffle(x, 16))
-        h = self.blocks8(self.stem(F.pixel_unshuffle(x, 8)), quality)
+        linear = self.linear(F.pixel_unshuffle(trimmed(x, cut, self.halo), 16))
+        h = self.blocks8(self.stem(F.pixel_unshuffle(x, 8)), quality, cut)
+        h = trimmed(h, cut, len(self.blocks8) % 2)  # to whole positions of y
         h = self.down(F.pixel_unshuffle(scale_by(h, self.log_gain8(quality)), 2))
-        h = self.head(self.blocks16(h, quality))
+        h = self.head(self.blocks16(h, quality, cut))
         return linear.float() + h.float()
 
 
 class SynthesisTransform(nn.Module):
-    """g_s: y_hat [B, N, H/16, W/16] in natural units and quality [B] -> x_hat [B, 3, H, W], unclamped."""
+    """g_s: y_hat [B, N, H/16, W/16] in natural units and quality [B] -> x_hat [B, 3, H, W], unclamped.
+
+    On the sides where y_hat is `cut` out of a larger picture, x_hat leaves out `config.synthesis_halo` pixels, which
+    depend on what is missing.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         c8, c16, n = config.decoder_width8, config.decoder_width16, config.y_channels
+        self.halo = config.synthesis_halo
         self.linear = nn.Conv2d(n, 768, 1, bias=False)
         self.stem = nn.Conv2d(n, c16, 1)
         self.log_gain16 = QualityTable(config.knots, c16)
@@ -87,14 +97,16 @@ class SynthesisTransform(nn.Module):
         with torch.no_grad():
             self.linear.weight.copy_(torch.from_numpy(columns.copy())[:, :, None, None])
 
-    def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
-        linear = F.pixel_shuffle(self.linear(y_hat), 16)
-        h = self.blocks16(scale_by(self.stem(y_hat), self.log_gain16(quality)), quality)
+    def forward(self, y_hat: Tensor, quality: Tensor, cut: Sides = UNCUT) -> Tensor:
+        linear = F.pixel_shuffle(self.linear(trimmed(y_hat, cut, len(self.blocks16))), 16)
+        h = self.blocks16(scale_by(self.stem(y_hat), self.log_gain16(quality)), quality, cut)
         table = self.pixels_by_quality(quality) if self.pixels_by_quality is not None else None
         h = add_by_quality(F.pixel_shuffle(self.up(h), 2), self.from_pixels, F.pixel_unshuffle(linear, 8), table)
-        h = self.blocks8(h, quality)
+        h = self.blocks8(h, quality, cut)
         h = F.pixel_shuffle(self.head(scale_by(h, self.log_gain8(quality))), 8)
-        return (linear.float() + h.float()) * (1 / PIXEL_SCALE) + 0.5
+        linear = trimmed(linear, cut, 8 * len(self.blocks8))
+        x_hat = (linear.float() + h.float()) * (1 / PIXEL_SCALE) + 0.5
+        return trimmed(x_hat, cut, self.halo - 16 * len(self.blocks16) - 8 * len(self.blocks8))
 
 
 class HyperAnalysis(nn.Module):
