@@ -153,7 +153,7 @@ class Code:
         ends = [*self.starts[1:], len(price)]
         for b, (start, end) in enumerate(zip(self.starts, ends, strict=True)):
             for t in range(start, end):
-                np.take(cost, partner[t], 0, out=changed, mode="clip")  # the other modes copy once more
+                cost.take(partner[t], 0, out=changed, mode="clip")  # the other modes copy once more
                 changed += price[t]
                 np.less(changed, cost, out=change[t])
                 np.minimum(cost, changed, out=cost)
