@@ -1,7 +1,8 @@
-"""Pages of text to train on: ``python benchmarks/text_pages.py FOLDER [--pages 66]``.
+"""Pages of text to train on: ``python benchmarks/text_pages.py FOLDER [--pages 66] [--fonts FOLDER ...]``.
 
-PNGs of 768x768 pixels: words of this project's documents in DejaVu fonts, 9 to 28 pixels high, in black or in
-color, on light or dark grounds, some over boxes. Seeded, for documents as they stand. What they do: docs/training.md.
+PNGs of 768x768 pixels: words of this project's documents, 9 to 28 pixels high, in DejaVu fonts and all those of the
+folders given, in black or in color, on light or dark grounds, some over boxes. Seeded, for documents and fonts as
+they stand. What they do: docs/training.md.
 With ``--unseen`` FOLDER gets a page to judge by instead, unseen.png, 640x400 in Pillow's own font.
 """
 
@@ -23,6 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pages", type=int, default=66)
+    parser.add_argument("--fonts", type=Path, nargs="*", default=[])
     parser.add_argument("--unseen", action="store_true")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -32,6 +34,7 @@ def main() -> None:
     words = [word for path in ("README.md", "docs/design.md") for word in (ROOT / path).read_text().split()]
     fonts = sorted((Path(matplotlib.get_data_path()) / "fonts" / "ttf").glob("DejaVuS*.ttf"))
     fonts = [font for font in fonts if "Display" not in font.name]
+    fonts += sorted(font for folder in options.fonts for font in folder.rglob("*.[to]tf"))
     rng = random.Random(1)
     for number in range(options.pages):
         page(words, fonts, rng).save(options.folder / f"text-{number:03d}.png")
