@@ -11,6 +11,7 @@ from itertools import groupby
 import numpy as np
 
 from nncodec import decoding, encoding, tiling
+from nncodec.config import Y_STRIDE
 from nncodec.container import Color, Header
 from nncodec.decoding import Progress
 from nncodec.errors import InputError
@@ -48,7 +49,8 @@ def bands(model: Model, source: Rows, progress: Progress | None = None) -> Itera
         color = np.empty_like(kept.color)
         for core in group:
             outer = tiling.with_halo(core, halo, whole.height, whole.width)
-            _, _, y = encoding.analyzed(model, band.color, first, outer, whole, QUALITY)
+            window, _, y = encoding.analyzed(model, band.color, first, outer, whole, QUALITY)
+            y = y[(..., *tiling.inside(outer, window, Y_STRIDE))]
             levels = decoding.synthesize(model, y, header, core, outer)
             right = min(core.right, of.width)
             color[:, core.left : right] = levels[: kept.height, : right - core.left]

@@ -75,22 +75,18 @@ def sections(
         if run[0].left == 0:
             top = max(run[0].top - halo, 0)
             band = source.rows(top, min(run[0].bottom + halo, header.height))
-        # What is to be kept of a noisy picture is what its latents say.
-        cleaned = bool(model.noise) and (steps > 0 or not own)
-        frames, latents = [], []
+        frames = []
         for tile in run:
-            window, x, y = analyzed(model, band.color, top, tile, whole, header.quality, steps > 0 or cleaned)
-            if cleaned:
+            window, x, y = analyzed(model, band.color, top, tile, whole, header.quality)
+            if model.noise and (steps or not own):  # what is to be kept is what the latents say, not the noise
                 with inference():
                     x = model.net.g_s(y, quality_of(model, header.quality)).clamp(0.0, 1.0)
-            inner = tiling.inside(tile, window, Y_STRIDE)
-            frames.append(Frame(x, y, inner, _seen(tile, window, header)))
-            latents.append(y[(..., *inner)] if steps > 0 or cleaned else y)
+            frames.append(Frame(x, y, tiling.inside(tile, window, Y_STRIDE), _seen(tile, window, header)))
         objectives = [] if own and (small or not steps) else _objectives(model, tune, frames)
         worth = _weights(model, header.quality, objectives) if objectives else usual
         first = Chooser(model, header.quality, price, usual if own else worth, band.is_grey, header.hidden)
         chooser = replace(first, weight=error_factor * worth)
-        targets = torch.cat(latents)
+        targets = torch.cat([frame.y[(..., *frame.inner)] for frame in frames])
         z_hat = first.hyper(targets)  # of what g_a gave: of refined targets it costs 0.6 % more
         if steps and small:  # one tile is the picture
             targets = _descended(chooser, frames[0].x, targets, z_hat, steps)
@@ -130,12 +126,11 @@ def _seen(tile: Rect, window: Rect, header: Header) -> tuple[slice, slice]:
 
 
 def analyzed(
-    model: Model, color: Levels, top: int, tile: Rect, whole: Rect, quality: int, around: bool = False
+    model: Model, color: Levels, top: int, tile: Rect, whole: Rect, quality: int
 ) -> tuple[Rect, Tensor, Tensor]:
-    """The window of a tile of the plane `whole`, x f32 [1, 3, h, w] of it in [0, 1] and y f32 [1, N, h/16, w/16].
+    """The window of a tile of the plane `whole`, its x f32 [1, 3, h, w] in [0, 1] and y f32 [1, N, h/16, w/16].
 
-    y is that of the tile, or with `around` of all of the window. `color` holds the picture's rows from `top` on, as
-    many as the window needs.
+    `color` holds the picture's rows from `top` on, as many as the window needs.
     """
     window = tiling.with_halo(tile, model.config.analysis_halo, whole.height, whole.width)
     levels = _window(color, Rect(window.top - top, window.left, window.bottom - top, window.right))
@@ -144,17 +139,14 @@ def analyzed(
     with inference():
         x = torch.from_numpy(levels if peak == 255 else levels.astype(np.float32)).to(device)
         x = (x.permute(2, 0, 1)[None].float() / float(peak)).contiguous(memory_format=torch.channels_last)
-        q, cut = quality_of(model, quality), tiling.cut(window, whole)
-        if around:
-            return window, x, model.net.g_a(x, q)
-        inner = tiling.without_halo(window, cut, model.config.analysis_halo)
-        return window, x, model.net.y_inside(x, q, cut)[(..., *tiling.inside(tile, inner, Y_STRIDE))]
+        return window, x, model.net.g_a(x, quality_of(model, quality))
 
 
 def analyze(model: Model, color: Levels, tile: Rect, quality: int) -> Tensor:
     """Latents y f32 [1, N, h/16, w/16] of one tile, as the full frame would give them."""
     whole = Rect(0, 0, tiling.padded(color.shape[0]), tiling.padded(color.shape[1]))
-    return analyzed(model, color, 0, tile, whole, quality)[2]
+    window, _, y = analyzed(model, color, 0, tile, whole, quality)
+    return y[(..., *tiling.inside(tile, window, Y_STRIDE))]
 
 
 def _fitted(model: Model, header: Header, tune: str, run: list[Rect], frames: list[Frame], y_hat: Tensor) -> list[Taps]:

@@ -28,7 +28,6 @@ from nncodec.config import (
     SCALE_MAX,
     SCALE_MIN,
     VARIATIONAL,
-    Y_STRIDE,
     Z_MAX,
     ModelConfig,
 )
@@ -164,15 +163,9 @@ class CodecNet(nn.Module):
         weight: Tensor = self.g_s.linear.weight  # type: ignore[union-attr, assignment]
         return weight
 
-    def y_inside(self, x: Tensor, quality: Tensor, cut: Sides) -> Tensor:
-        """g_a of a window of a picture, without the halo `config.analysis_halo` on the sides that are `cut`."""
-        if self.config.arch == CODEC:  # which leaves it out on the way
-            return self.g_a(x, quality, cut)
-        return trimmed(self.g_a(x, quality), cut, self.config.analysis_halo // Y_STRIDE)
-
     def x_inside(self, y_hat: Tensor, quality: Tensor, cut: Sides) -> Tensor:
         """g_s of a window of a picture, without the halo `config.synthesis_halo` on the sides that are `cut`."""
-        if self.config.arch == CODEC:
+        if self.config.arch == CODEC:  # which leaves it out on the way
             return self.g_s(y_hat, quality, cut)
         return trimmed(self.g_s(y_hat, quality), cut, self.config.synthesis_halo)
 

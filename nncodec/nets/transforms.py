@@ -37,14 +37,12 @@ def _zero(conv: nn.Conv2d) -> nn.Conv2d:
 class AnalysisTransform(nn.Module):
     """g_a: x [B, 3, H, W] f32 in [0, 1] and quality [B] -> y [B, N, H/16, W/16] in natural units.
 
-    A linear path that starts as a 16x16 DCT runs beside the network (AuxT, Li et al. 2025). On the sides where x is
-    `cut` out of a larger picture, y leaves out `config.analysis_halo` pixels, which depend on what is missing.
+    A linear path that starts as a 16x16 DCT runs beside the network (AuxT, Li et al. 2025).
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         c8, c16, n = config.encoder_width8, config.encoder_width16, config.y_channels
-        self.halo = config.analysis_halo
         self.linear = nn.Conv2d(768, n, 1, bias=False)
         self.stem = nn.Conv2d(192, c8, 1)
         self.blocks8 = Blocks(c8, config.encoder_depth8, config.block_knots)
@@ -58,13 +56,12 @@ class AnalysisTransform(nn.Module):
         with torch.no_grad():
             self.linear.weight.copy_(torch.from_numpy(rows)[:, :, None, None])
 
-    def forward(self, x: Tensor, quality: Tensor, cut: Sides = UNCUT) -> Tensor:
+    def forward(self, x: Tensor, quality: Tensor) -> Tensor:
         x = (x - 0.5) * PIXEL_SCALE
-        linear = self.linear(F.pixel_unshuffle(trimmed(x, cut, self.halo), 16))
-        h = self.blocks8(self.stem(F.pixel_unshuffle(x, 8)), quality, cut)
-        h = trimmed(h, cut, len(self.blocks8) % 2)  # to whole positions of y
+        linear = self.linear(F.pixel_unshuffle(x, 16))
+        h = self.blocks8(self.stem(F.pixel_unshuffle(x, 8)), quality)
         h = self.down(F.pixel_unshuffle(scale_by(h, self.log_gain8(quality)), 2))
-        h = self.head(self.blocks16(h, quality, cut))
+        h = self.head(self.blocks16(h, quality))
         return linear.float() + h.float()
 
 
