@@ -157,9 +157,7 @@ def _fitted(model: Model, header: Header, tune: str, run: list[Rect], frames: li
     taps = []
     for b, (tile, frame) in enumerate(zip(run, frames, strict=True)):
         shown = decoding.in_picture(header, tile)
-        top, left = tile.top + halo * (tile.top > 0), tile.left + halo * (tile.left > 0)
-        bottom = shown.bottom - halo * (tile.bottom < whole.bottom)
-        alone = Rect(top, left, bottom, shown.right - halo * (tile.right < whole.right))
+        alone = tiling.without_halo(shown, tiling.cut(tile, whole), halo)
         if alone.height < 1 or alone.width < 1:
             taps.append(postfilter.none(planes))
             continue
