@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nncodec import decoding, freqs, picture, postfilter, quadtree, structural, tiling
@@ -34,6 +36,10 @@ FILTERED_PIXELS = 1 << 12
 """What a filter saves in so small a picture is less than it costs to say that there is none."""
 GPU_TILES = 16
 """Tiles that share their passes on a GPU. One of 1024 pixels a side has 5 MB of latents; the nets hold some such."""
+ASTRAY = 2.0
+"""A latent this many steps off was not coded though it should have been: its scale was foretold as next to nothing."""
+Z_LIMITS = (4, 2, 1, 0)
+"""Magnitudes of z that are tried where latents go astray; in photos they reach 20."""
 
 
 def tiles_at_once(model: Model) -> int:
@@ -88,15 +94,12 @@ def sections(
         chooser = replace(first, weight=error_factor * worth)
         targets = torch.cat([frame.y[(..., *frame.inner)] for frame in frames])
         z_hat = first.hyper(targets)  # of what g_a gave: of refined targets it costs 0.6 % more
-        if steps and small:  # one tile is the picture
-            targets = _descended(chooser, frames[0].x, targets, z_hat, steps)
-        elif steps:
-            targets, weight = _refined(
-                first, chooser, error_factor, frames, objectives, targets, z_hat, steps, header.filtered
-            )
-            chooser = replace(chooser, weight=weight)
         fit = partial(_fitted, model, header, tune, run, frames) if header.filtered else None
-        for tile, (stream, _) in zip(run, chooser.encode(targets, z_hat, fit), strict=True):
+        group = _Group(first, chooser, error_factor, frames, objectives, steps, fit)
+        coded = group.coded(targets, z_hat)
+        if any(one.astray for one in coded):
+            coded = group.coded(targets, first.tamed(targets, z_hat))
+        for tile, (stream, *_) in zip(run, coded, strict=True):
             yield Section(SectionType.TILE, stream)
             if band.alpha is not None:
                 part = band.alpha[tile.top - top : tile.bottom - top, tile.left : tile.right]
@@ -150,22 +153,24 @@ def analyze(model: Model, color: Levels, tile: Rect, quality: int) -> Tensor:
 
 
 def _fitted(model: Model, header: Header, tune: str, run: list[Rect], frames: list[Frame], y_hat: Tensor) -> list[Taps]:
-    """Taps for tiles of latents y_hat [B, N, h, w], fitted where what is decoded depends on no other tile."""
+    """Taps for tiles of latents y_hat [B, N, h, w]. Around a tile g_s sees y, as what will be decoded is not known."""
     equations = postfilter.equations if tune == PSNR else structural.equations
     whole, planes = decoding.plane(header), 1 if header.color is Color.GREY else 3
-    halo, lmbda = decoding.synthesis_halo(model, header), model.config.lmbda(header.quality)
+    halo, lmbda = model.config.analysis_halo, model.config.lmbda(header.quality)
+    beyond = max(decoding.synthesis_halo(model, header) - halo, 0)
     taps = []
     for b, (tile, frame) in enumerate(zip(run, frames, strict=True)):
-        shown = decoding.in_picture(header, tile)
-        alone = tiling.without_halo(shown, tiling.cut(tile, whole), halo)
-        if alone.height < 1 or alone.width < 1:
+        shown, window = decoding.in_picture(header, tile), tiling.with_halo(tile, halo, whole.height, whole.width)
+        part = tiling.without_halo(shown, tiling.cut(tile, whole), beyond)
+        if part.height < 1 or part.width < 1:
             taps.append(postfilter.none(planes))
             continue
-        rows, columns = tiling.inside(alone, shown)
         with inference():
-            inner, x_hat = decoding.decoded(model, y_hat[b : b + 1], header, tile)
-            x = frame.x[(0, slice(planes), *frame.seen)][:, rows, columns]
-            seen = decoding.with_margin(postfilter.padded(x_hat), alone, inner)
+            latents = frame.y.clone()
+            latents[(..., *frame.inner)] = y_hat[b]
+            inner, x_hat = decoding.decoded(model, latents, header, window)
+            x = frame.x[(0, slice(planes), *tiling.inside(part, window))]
+            seen = decoding.with_margin(postfilter.padded(x_hat), part, inner)
             systems = equations(seen, x, postfilter.clip_at(lmbda))
             worth = 255.0**2 * lmbda * shown.height * shown.width / planes
             taps.append(postfilter.fit(systems, worth, model.entropy.tap_bits))
@@ -186,39 +191,66 @@ def _weights(model: Model, quality: int, objectives: list[Objective]) -> Tensor:
         return torch.cat([error_weights(objective, model.net, q, lmbda) for objective in objectives])
 
 
-def _refined(
-    first: Chooser,
-    later: Chooser,
-    error_factor: float,
-    frames: list[Frame],
-    objectives: list[Objective],
-    y: Tensor,
-    z_hat: Integers,
-    steps: int,
-    filtered: bool,
-) -> tuple[Tensor, Tensor]:
-    """Targets of tiles with latents y [B, N, h, w], and the error weights to choose by: [B, N, h, w] or [B, N, 1, 1].
-
-    `first` makes the first choice, whatever the error factor, `later` those for targets. Where refinement gains
-    nothing the target is y, and errors weigh what they do to `first`.
+class Coded(NamedTuple):
+    """A coded tile: its range-coded stream and what that says, the y_hat [1, N, h, w] it makes, and whether some
+    latent is ASTRAY.
     """
-    net, q = first.model.net, quality_of(first.model, first.quality)
-    conceal = first.hidden and steps > 1  # several small steps even out what hiding adds, one large step takes it along
-    lmbda = first.model.config.lmbda(first.quality)
-    worth = lmbda * error_factor
-    # A grey picture's filter sees the mean of three planes, and is left out of this.
-    behind = (lambda x_hat, x: postfilter.adapted(x_hat[0], x[0], lmbda)[None]) if filtered and not first.grey else None
-    targets, weights = [], []
-    for b, (frame, objective) in enumerate(zip(frames, objectives, strict=True)):
-        tile = slice(b, b + 1)
-        own, other = first.of(tile), later.of(tile)
-        chosen = own.tried(y[tile], z_hat[tile], conceal)
-        choose = partial(other.tried, z_hat=z_hat[tile], conceal=conceal)
-        target = refine(net, frame, objective, chosen, q, first.grey, steps, choose, worth, behind)
-        targets.append(y[tile] if target is None else target)
-        weight = torch.as_tensor(other.weight)
-        weights.append(weight if target is not None else torch.zeros_like(weight) + error_factor * own.weight)
-    return torch.cat(targets), torch.cat(weights)
+
+    stream: bytes
+    symbols: Symbols
+    y_hat: Tensor
+    astray: bool
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Tiles that are coded together. Errors count by `objectives`, refined in `steps`; `fit` makes filters.
+
+    `first` makes the first choice, whatever the error factor, `later` those that follow.
+    """
+
+    first: Chooser
+    later: Chooser
+    error_factor: float
+    frames: list[Frame]
+    objectives: list[Objective]
+    steps: int
+    fit: Callable[[Tensor], list[Taps]] | None
+
+    def coded(self, y: Tensor, z_hat: Integers) -> list[Coded]:
+        """The tiles with latents y [B, N, h, w]."""
+        chooser = self.later
+        if self.steps and chooser.model.config.side:  # one tile is the picture
+            y = _descended(chooser, self.frames[0].x, y, z_hat, self.steps)
+        elif self.steps:
+            y, weight = self._refined(y, z_hat)
+            chooser = replace(chooser, weight=weight)
+        return chooser.encode(y, z_hat, self.fit)
+
+    def _refined(self, y: Tensor, z_hat: Integers) -> tuple[Tensor, Tensor]:
+        """Targets of the tiles, and the error weights to choose by: [B, N, h, w] or [B, N, 1, 1].
+
+        Where refinement gains nothing the target is y, and errors weigh what they do to `first`.
+        """
+        first, steps = self.first, self.steps
+        net, q = first.model.net, quality_of(first.model, first.quality)
+        conceal = first.hidden and steps > 1  # several small steps even out what hiding adds, one large step does not
+        lmbda = first.model.config.lmbda(first.quality)
+        worth = lmbda * self.error_factor
+        behind = None
+        if self.fit and not first.grey:  # a grey picture's filter sees the mean of three planes, and is left out
+            behind = lambda x_hat, x: postfilter.adapted(x_hat[0], x[0], lmbda)[None]  # noqa: E731
+        targets, weights = [], []
+        for b, (frame, objective) in enumerate(zip(self.frames, self.objectives, strict=True)):
+            tile = slice(b, b + 1)
+            own, other = first.of(tile), self.later.of(tile)
+            chosen = own.tried(y[tile], z_hat[tile], conceal)
+            choose = partial(other.tried, z_hat=z_hat[tile], conceal=conceal)
+            target = refine(net, frame, objective, chosen, q, first.grey, steps, choose, worth, behind)
+            targets.append(y[tile] if target is None else target)
+            weight = torch.as_tensor(other.weight)
+            weights.append(weight if target is not None else torch.zeros_like(weight) + self.error_factor * own.weight)
+        return torch.cat(targets), torch.cat(weights)
 
 
 def _descended(chooser: Chooser, x: Tensor, y: Tensor, z_hat: Integers, steps: int) -> Tensor:
@@ -226,10 +258,10 @@ def _descended(chooser: Chooser, x: Tensor, y: Tensor, z_hat: Integers, steps: i
     model, q = chooser.model, quality_of(chooser.model, chooser.quality)
 
     def cost(target: Tensor) -> float:
-        ((stream, _),) = chooser.encode(target, z_hat)
+        (coded,) = chooser.encode(target, z_hat)
         with inference():
-            error = float(small_error(model.net, x, chooser.reconstruct(target, z_hat), q))
-        return 8 * len(stream) / model.config.side**2 + model.config.lmbda(chooser.quality) * error
+            error = float(small_error(model.net, x, coded.y_hat, q))
+        return 8 * len(coded.stream) / model.config.side**2 + model.config.lmbda(chooser.quality) * error
 
     choose = partial(chooser.reconstruct, z_hat=z_hat)
     return min(y, descend(model.net, x, y, q, steps, choose), key=cost)
@@ -263,13 +295,42 @@ class Chooser:
         z_hat[:, self.model.entropy.z_index(self.quality, *z_hat.shape[2:]) == 0] = 0
         return z_hat
 
-    def encode(
-        self, y: Tensor, z_hat: Integers, fit: Callable[[Tensor], list[Taps]] | None = None
-    ) -> list[tuple[bytes, Symbols]]:
-        """Range-coded stream and symbols of each tile; `fit` makes filters of y_hat [B, N, h, w]."""
+    def encode(self, y: Tensor, z_hat: Integers, fit: Callable[[Tensor], list[Taps]] | None = None) -> list[Coded]:
+        """Each tile; `fit` makes filters of y_hat [B, N, h, w]."""
         passes = _Passes(self, y, z_hat, self.hidden)
         last = (lambda: fit(passes.y_hat)) if fit else None
-        return self.model.entropy.encode(z_hat, self.quality, passes.choose, self.grey, self.hidden, last)
+        streams = self.model.entropy.encode(z_hat, self.quality, passes.choose, self.grey, self.hidden, last)
+        astray = self._astray(y, passes.y_hat).amax((1, 2, 3)).tolist()
+        return [Coded(*stream, *more) for stream, *more in zip(streams, passes.y_hat[:, None], astray, strict=True)]
+
+    def tamed(self, y: Tensor, z_hat: Integers) -> Integers:
+        """z_hat, limited where latents go astray if that costs less bits and error.
+
+        Patterns unlike any photo make z leave the range that h_s was trained with, and what it then foretells is far
+        off: one-pixel lines beside a photo came out at 3 dB, now at 24.
+        """
+        out = z_hat.copy()
+        for b in range(len(z_hat)):
+            tile = slice(b, b + 1)
+            own, aimed, z = self.of(tile), y[tile], z_hat[tile]
+            cells = F.max_pool2d(own._astray(aimed, own.reconstruct(aimed, z)).float(), 4).cpu().numpy() > 0
+            tries = [z, *(np.where(cells, z.clip(-limit, limit), z) for limit in Z_LIMITS)]
+            out[tile] = min(tries, key=partial(own._cost, aimed))
+        return out
+
+    def _cost(self, y: Tensor, z_hat: Integers) -> float:
+        """Bits of one tile's residuals, and its latents' errors by their weight."""
+        y_hat, bits = self.tried(y, z_hat, False)
+        return bits + float((self.weight * self._off(y, y_hat).square()).sum())
+
+    def _off(self, y: Tensor, y_hat: Tensor) -> Tensor:
+        """Errors in steps, of the shape of y."""
+        with inference():
+            return (y_hat - y) * self.model.net.gain(quality_of(self.model, self.quality))
+
+    def _astray(self, y: Tensor, y_hat: Tensor) -> Tensor:
+        """Whether some latent of a position is ASTRAY, bool [B, 1, h, w]."""
+        return self._off(y, y_hat).abs().amax(1, keepdim=True) > ASTRAY
 
     def reconstruct(self, y: Tensor, z_hat: Integers) -> Tensor:
         """y_hat [1, N, h, w] of one tile, without coding it."""
@@ -298,7 +359,7 @@ class Chooser:
 def encode_tile(model: Model, y: Tensor, quality: int, price: Tensor | None = None) -> tuple[bytes, Symbols]:
     """Range-coded stream and symbols of the latents y [1, N, h, w] of one tile, without refinement."""
     chooser = Chooser(model, quality, price, hidden=price is not None and hides(model))
-    return chooser.encode(y, chooser.hyper(y))[0]
+    return chooser.encode(y, chooser.hyper(y))[0][:2]
 
 
 class _Passes:

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
+from PIL import Image
 
-from nncodec import codec, effort, freqs, weights
+from nncodec import codec, effort, encoding, freqs, metrics, weights
 from nncodec.config import TINY
 from nncodec.errors import InputError
 from nncodec.freqs import FIRST, REACH_MAX
@@ -69,3 +71,27 @@ def test_default_effort_saves_bytes(photo: np.ndarray, tmp_path: Path) -> None:
 def test_unknown_effort_is_refused(tiny: Model, photo: np.ndarray, level: object) -> None:
     with pytest.raises(InputError, match="the levels are 0, 1, 2, 3"):
         codec.compress(photo, 60, tiny, effort=level)  # type: ignore[arg-type]
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("level", effort.LEVELS)
+@pytest.mark.parametrize("stripes", ["lines", "columns"])
+def test_stripes_do_not_spoil_the_photo_beside_them(level: int, stripes: str) -> None:
+    """z leaves its usual range for them: the photo came out at 10 to 20 dB, the stripes at 3."""
+    beside = np.asarray(Image.open(ROOT / "examples" / "coffee.png").convert("RGB"))[:256, 64:320].copy()
+    alone = codec.compress(beside, 50, "fast", effort=level)
+    photo = codec.decompress(alone).color[:224]
+    beside[240:] = 255 * (np.indices((16, 256, 1))[0 if stripes == "lines" else 1] % 2)
+    data = codec.compress(beside, 50, "fast", effort=level)
+    color = codec.decompress(data).color
+    assert metrics.psnr(beside[:224], color[:224]) > metrics.psnr(beside[:224], photo) - 1.0
+    assert metrics.psnr(beside[240:], color[240:]) > 20.0
+    assert len(data) < 1.4 * len(alone)
+
+
+@pytest.mark.weights
+def test_latents_of_a_photo_do_not_go_astray(monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = np.asarray(Image.open(ROOT / "examples" / "coffee.png").convert("RGB"))[:256, 64:320]
+    monkeypatch.delattr(encoding.Chooser, "tamed")
+    for quality in (5, 50, 95):
+        codec.compress(photo, quality, "fast")

@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-from nncodec import codec, container, decoding, encoding, postfilter
+from nncodec import codec, container, decoding, encoding, metrics, postfilter
 from nncodec.config import TUNES
 from nncodec.container import SectionType
 from nncodec.errors import CorruptError
@@ -140,6 +140,16 @@ def test_who_gets_filters(tiny: Model, photo: np.ndarray, tune: str) -> None:
 @pytest.mark.weights
 def test_noise_is_not_fitted(photo: np.ndarray) -> None:
     assert not header_of(codec.compress(photo, 60, "denoise")).filtered
+
+
+def test_a_filter_suits_all_of_its_tile(tiny: Model) -> None:
+    """Fitted to the black that depends on no other tile, it turned the white beside it dark: 8.6 dB."""
+    halves = np.zeros((129, 200, 3), np.uint8)
+    halves[:, 100:] = 255
+    plain, fitted = (codec.compress(halves, 80, tiny, effort=level, tile_log2=7) for level in (0, 1))
+    assert header_of(fitted).filtered
+    psnr = [metrics.psnr(halves, codec.decompress(data, model=tiny).color) for data in (plain, fitted)]
+    assert psnr[1] > psnr[0] - 0.5
 
 
 @pytest.mark.parametrize("kind", ["rgb", "grey", "deep"])

@@ -56,8 +56,7 @@ def test_bits_are_those_of_the_stream(tiny: Model, frame: Frame) -> None:
     chooser = Chooser(tiny, QUALITY, effort.prices(tiny.entropy.tables))
     z_hat = chooser.hyper(frame.y)
     y_hat, bits = chooser.tried(frame.y, z_hat, False)
-    ((stream, _),) = chooser.encode(frame.y, z_hat)
-    ((without, _),) = chooser.encode(torch.zeros_like(frame.y), z_hat)
+    (stream, *_), (without, *_) = (chooser.encode(y, z_hat)[0] for y in (frame.y, torch.zeros_like(frame.y)))
     nothing = chooser.tried(torch.zeros_like(frame.y), z_hat, False)[1]
     assert 8 * (len(stream) - len(without)) == pytest.approx(bits - nothing, abs=64)
     assert torch.equal(y_hat, chooser.reconstruct(frame.y, z_hat))
