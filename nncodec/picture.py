@@ -11,7 +11,7 @@ import struct
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
@@ -272,29 +272,33 @@ def _from_cmyk(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, tupl
     return image.convert("RGB"), ("CMYK without a usable profile was converted to RGB by Pillow's formula",)
 
 
-_unguarded = threading.Lock()
-_openers = 0
+_guard = threading.Lock()
+_readers = 0
+_outside = ExitStack()  # puts back how Pillow was before the first of them
 
 
 @contextmanager
 def _unlimited() -> Iterator[None]:
-    """Pillow's own limit on pixels is off: `read` has its own, which the user can set."""
-    global _openers, _pillow_limit
-    with _unguarded:
-        if not _openers:
-            _pillow_limit = Image.MAX_IMAGE_PIXELS
+    """Pillow's own limit on pixels and its warnings are off, in all threads, until the last that reads is done.
+
+    `read` has a limit of its own, which the user can set, and Pillow warns of metadata it cannot parse where
+    the pixels are what counts. Other warnings, `PictureWarning` among them, are not touched.
+    """
+    global _readers
+    with _guard:
+        if not _readers:
+            _outside.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", category=UserWarning, module="PIL|pillow")
+            _outside.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
             Image.MAX_IMAGE_PIXELS = None
-        _openers += 1
+        _readers += 1
     try:
         yield
     finally:
-        with _unguarded:
-            _openers -= 1
-            if not _openers:
-                Image.MAX_IMAGE_PIXELS = _pillow_limit
-
-
-_pillow_limit: int | None = Image.MAX_IMAGE_PIXELS
+        with _guard:
+            _readers -= 1
+            if not _readers:
+                _outside.close()
 
 
 @contextmanager
@@ -302,9 +306,7 @@ def reading(source: str | Path | bytes) -> Iterator[None]:
     """Turns whatever Pillow raises into InputError that names the file; Pillow's limit is off inside."""
     name = "input" if isinstance(source, bytes) else str(source)
     try:
-        with warnings.catch_warnings(), _unlimited():
-            # Pillow warns of metadata it cannot parse; the pixels are what counts here.
-            warnings.simplefilter("ignore", UserWarning)
+        with _unlimited():
             yield
     except FileNotFoundError:
         raise InputError(f"{name}: no such file") from None

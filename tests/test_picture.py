@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image, ImageCms, ImageOps, features
 
 from nncodec import codec, picture
-from nncodec.errors import CorruptError, InputError
+from nncodec.errors import CorruptError, InputError, PictureWarning
 from nncodec.picture import Picture
 from nncodec.weights import Model
 
@@ -193,3 +194,15 @@ def test_alpha_cannot_become_jpeg() -> None:
     levels = np.zeros((4, 5), np.uint8)
     with pytest.raises(InputError, match="alpha"):
         picture.encode_file(Picture(levels, levels), ".jpg")
+
+
+def test_threads_that_read_leave_warnings_as_they_were() -> None:
+    before, first, second = list(warnings.filters), picture.reading("a"), picture.reading("b")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    with pytest.warns(PictureWarning, match="is heard"):
+        warnings.warn("is heard while another thread reads", PictureWarning, stacklevel=1)
+    warnings.warn_explicit("what Pillow says of metadata", UserWarning, "a.py", 1, module="PIL.TiffImagePlugin")
+    second.__exit__(None, None, None)
+    assert warnings.filters == before
