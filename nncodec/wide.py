@@ -30,8 +30,10 @@ def _tiles(image: Image.Image) -> list[Any]:
 def transparent(image: Image.Image) -> Any:
     """The transparent color on the scale of the decoded samples: Pillow leaves it on that of the file."""
     key = image.info.get("transparency")
-    for name, scale in (("1", 255), ("L;2", 85), ("L;4", 17)):
-        if isinstance(key, int) and image.mode in ("1", "L") and name in _raw_modes(image):
+    if isinstance(key, int) and image.mode == "1":  # newer Pillow has scaled it
+        return 255 if key else 0
+    for name, scale in (("L;2", 85), ("L;4", 17)):
+        if isinstance(key, int) and image.mode == "L" and name in _raw_modes(image):
             return key * scale
     return key
 

@@ -69,15 +69,27 @@ def test_16_bit_tiff_is_read_whole(tmp_path: Path) -> None:
         assert (picture.read(tmp_path / f"{name}.tif").color == planes).all()
 
 
+def keyed_grey(bits: int, key: int, samples: bytes, width: int) -> bytes:
+    """PNG of one row of grey samples, one level of which is transparent."""
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, 1, bits, 0, 0, 0, 0)), (b"tRNS", struct.pack(">H", key)),
+             (b"IDAT", zlib.compress(b"\0" + samples)), (b"IEND", b"")]  # fmt: skip
+    return png.MAGIC + b"".join(png.chunk(*part) for part in parts)
+
+
 def test_transparent_grey_of_few_bits_is_on_the_scale_of_the_samples() -> None:
     levels = np.arange(16, dtype=np.uint8)
-    raw = b"\0" + (levels[::2] << 4 | levels[1::2]).tobytes()
-    parts = [(b"IHDR", struct.pack(">IIBBBBB", 16, 1, 4, 0, 0, 0, 0)), (b"tRNS", b"\0\x05"),
-             (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]  # fmt: skip
-    found = picture.read(png.MAGIC + b"".join(png.chunk(*part) for part in parts))
+    found = picture.read(keyed_grey(4, 5, (levels[::2] << 4 | levels[1::2]).tobytes(), 16))
     assert (found.color == 17 * levels).all()
     assert found.alpha is not None
     assert (found.alpha == np.where(levels == 5, 0, 255)).all()
+
+
+@pytest.mark.parametrize(("key", "alpha"), [(0, [0, 255, 0, 255]), (1, [255, 0, 255, 0])])
+def test_transparent_black_or_white_of_one_bit(key: int, alpha: list[int]) -> None:
+    found = picture.read(keyed_grey(1, key, b"\x50", 4))
+    assert found.color.tolist() == [[0, 255, 0, 255]]
+    assert found.alpha is not None
+    assert found.alpha.tolist() == [alpha]
 
 
 def test_damaged_pixel_data_is_refused_with_its_place() -> None:
