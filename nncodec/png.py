@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
@@ -166,8 +167,10 @@ def layout(file: IO[bytes]) -> Layout | None:
         length, kind = struct.unpack(">I4s", head)
         offset = file.tell()
         if kind == b"IHDR":
-            body = file.read(length)
             if length != 13 or fields:
+                return None
+            body = file.read(length)
+            if file.read(4) != zlib.crc32(kind + body).to_bytes(4, "big"):
                 return None
             fields = struct.unpack(">IIBBBBB", body)
         elif kind in (b"tRNS", b"acTL", b"PLTE") or not fields:
@@ -208,7 +211,7 @@ class Bands:
     def take(self, count: int, above: bytes) -> bytes:
         """PNG of the row `above` (unfiltered; zeros before the first) and the next `count` rows.
 
-        Raises InputError where the file is damaged.
+        Raises InputError where the file is damaged; with the last row, what is behind it counts as well.
         """
         of = self._layout
         while len(self._pending) < count * self._stride:
@@ -219,6 +222,8 @@ class Bands:
         raw = b"\0" + above + self._pending[: count * self._stride]
         del self._pending[: count * self._stride]
         self._done += count
+        if self._done == of.height:
+            deque(self._inflating, maxlen=0)  # what follows the last row is checked, too
         header = struct.pack(">IIBBBBB", of.width, count + 1, of.bits, of.kind, 0, 0, 0)
         parts = [MAGIC, chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(raw, 0)), chunk(b"IEND", b"")]
         return b"".join(parts)

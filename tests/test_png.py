@@ -115,7 +115,15 @@ def test_bands_of_a_damaged_file_end_in_an_error(damage: str) -> None:
         data = data[: at + 1000]
     bands = png.Bands(io.BytesIO(data), of)
     with pytest.raises(InputError, match=r"damaged|truncated"):
-        [bands.take(count, bytes(23 * 3)) for count in (37, 1)]
+        bands.take(37, bytes(23 * 3))
+
+
+def test_a_damaged_header_is_no_layout() -> None:
+    data = bytearray(plain_png(noise(3, np.uint8), 2))
+    data[data.index(b"IHDR") + 11] ^= 1  # of the height
+    assert png.layout(io.BytesIO(data)) is None
+    with pytest.raises(InputError, match="not a picture that Pillow can read"):
+        picture.read(bytes(data))
 
 
 def test_orderly_bands_end_without_more_rows() -> None:
