@@ -57,6 +57,8 @@ def samples(image: Image.Image, source: str | Path | bytes) -> Samples | None:
     if raw == {"LA;16B"}:  # four bytes a pixel: taken as RGBA they are all kept
         _set_layout(image, {"LA;16B": "RGBA"})
         return np.asarray(image).view(">u2").astype(np.uint16)
+    if image.format == "PPM" and image.mode == "RGB" and _peak(image) > 255:
+        return _pnm(image)
     if not raw or not raw <= _LOW.keys() or image.mode not in ("RGB", "RGBA"):
         return None
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as second:
@@ -66,6 +68,23 @@ def samples(image: Image.Image, source: str | Path | bytes) -> Samples | None:
     wide <<= 8
     wide |= low
     return wide
+
+
+def _peak(image: Image.Image) -> int:
+    """Largest level that a PNM file states; 0 where Pillow needs none, as for 255."""
+    (tile,) = _tiles(image)
+    return 0 if isinstance(tile.args, str) else int(tile.args[1])
+
+
+def _pnm(image: Any) -> Samples:
+    """u16 [H, W, 3] of color: what Pillow takes for grey, here thrice as wide, it keeps whole and brings to 65535."""
+    width, height = image.size
+    (tile,) = image.tile
+    plain = tile._replace(extents=(0, 0, 3 * width, height))
+    if tile.codec_name == "ppm" and _peak(image) == 65535:  # the decoder of other peaks is written in Python
+        plain = plain._replace(codec_name="raw", args="I;16B")
+    image._mode, image._size, image.tile = "I", (3 * width, height), [plain]
+    return np.asarray(image).reshape(height, width, 3).astype(np.uint16)
 
 
 def _set_layout(image: Any, names: dict[str, str]) -> None:

@@ -206,3 +206,19 @@ def test_threads_that_read_leave_warnings_as_they_were() -> None:
     warnings.warn_explicit("what Pillow says of metadata", UserWarning, "a.py", 1, module="PIL.TiffImagePlugin")
     second.__exit__(None, None, None)
     assert warnings.filters == before
+
+
+@pytest.mark.parametrize("kind", ["P3", "P6"])
+@pytest.mark.parametrize("peak", [256, 1023, 65535])
+def test_deep_color_of_pnm_is_kept(kind: str, peak: int, tmp_path: Path) -> None:
+    levels = np.random.default_rng(peak).integers(0, peak + 1, (5, 7, 3))
+    levels[0, 0] = 0, 1, peak
+    body = levels.astype(">u2").tobytes() if kind == "P6" else " ".join(map(str, levels.ravel())).encode()
+    path = tmp_path / "deep.ppm"
+    path.write_bytes(f"{kind} 7 5 {peak}\n".encode() + body)
+    found = picture.read(path)
+    assert found.bit_depth == 16
+    assert (found.color == np.round(levels * 65535 / peak)).all()
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(InputError, match=r"deep\.ppm: cannot be read: .*(truncated|not enough)"):
+        picture.read(path)
