@@ -319,8 +319,8 @@ def denoise(files: Files, model: str, max_pixels: int, device: str | None, threa
     def one(job: Job, file: IO[bytes], progress: run.Progress) -> run.Facts:
         suffix = ".png" if job.target == jobs.DASH else job.target.suffix
         with rows.opened(read_stdin() if job.source == jobs.DASH else job.source, max_pixels) as image:
-            of = image.outline
-            named(job.source, lambda: rows.save(file, suffix, of, denoising.bands(loaded, image, progress)))
+            bands = denoising.bands(loaded, image, progress)
+            of = named(job.source, lambda: rows.save(file, suffix, image.outline, bands))
         return run.Facts(of.width, of.height, file.tell(), remarks=tuple(image.remarks))
 
     _run(files, plan, one, {"model": model, "denoise": True})

@@ -254,12 +254,11 @@ def decompress_to(
     """`decompress` into an open image file of the format that `suffix` ('.png') names; returns what was written.
 
     PNG and PNM are written as the rows are decoded, so that memory grows with the picture's width, not its
-    height. `file` need not be seekable.
+    height. `file` need not be seekable. Formats without EXIF get the pixels turned as its orientation says.
     """
     picture.file_kind(suffix)
     job = _Job(data, crop, preview, model, device, window, max_pixels, progress)
-    rows.save(file, suffix, job.outline, job.bands())
-    return job.outline
+    return rows.save(file, suffix, job.outline, job.bands())
 
 
 class _Job:

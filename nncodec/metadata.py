@@ -58,24 +58,25 @@ def _tiff_exif(image: Image.Image) -> bytes | None:
 
 def orientation_only(exif: bytes | None) -> bytes | None:
     """EXIF block with the orientation alone; None where it is absent or the usual one."""
-    value = _orientation(exif or b"")
-    if value not in range(2, 9):
+    value = orientation(exif)
+    if value == 1:
         return None
     return b"MM\0*\0\0\0\x08" + struct.pack(">HHHIHHI", 1, _ORIENTATION, 3, 1, value, 0, 0)
 
 
-def _orientation(exif: bytes) -> int:
-    """Orientation that an EXIF block states, 0 if it states none. (Pillow warns and fails on broken blocks.)"""
+def orientation(exif: bytes | None) -> int:
+    """Orientation that EXIF states, 1 (upright) if none of 2 to 8. (Pillow warns and fails on broken blocks.)"""
+    exif = exif or b""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:
-        return 0
+        return 1
     try:
         (at,) = struct.unpack_from(f"{order}I", exif, 4)
         (count,) = struct.unpack_from(f"{order}H", exif, at)
         for i in range(count):
             tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, at + 2 + 12 * i)
             if tag == _ORIENTATION and kind == 3:
-                return int(value)
+                return int(value) if value in range(2, 9) else 1
     except struct.error:
         pass
-    return 0
+    return 1

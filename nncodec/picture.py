@@ -23,7 +23,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from nncodec import alphapng, atomic, png, wide
 from nncodec.container import PIXELS_MAX
 from nncodec.errors import CorruptError, InputError
-from nncodec.metadata import EXIF_PREFIX, blocks, orientation_only
+from nncodec.metadata import EXIF_PREFIX, blocks, orientation, orientation_only
 from nncodec.png import PngWriter
 from nncodec.tiling import Rect
 
@@ -33,6 +33,11 @@ BLOCKS = ("icc", "exif", "xmp")
 """What a picture may carry besides its pixels."""
 SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """Of the files that training and benchmarks take for pictures in a folder."""
+
+_EXIF_KINDS = frozenset({"AEC", "AVIF", "HEIF", "JPEG", "JXL", "MPO", "PNG", "TIFF", "WEBP"})
+"""Pillow's names of the formats that keep an orientation; in others pixels are turned."""
+_CODESTREAMS = frozenset({".j2c", ".j2k", ".jpc"})
+_ICO_SIDE = 256
 
 
 @dataclass(frozen=True)
@@ -392,10 +397,12 @@ def encode_file(picture: Picture, suffix: str) -> bytes:
     """Bytes of an image file of the format that `suffix` names.
 
     PNG keeps 16 bits a sample; other formats get 8, but for 16-bit grey where Pillow can write it.
-    Raises InputError.
+    Formats without EXIF get the pixels turned as its orientation says. Raises InputError.
     """
     out = io.BytesIO()
     kind = file_kind(suffix)
+    if must_turn(kind, picture.exif):
+        picture = upright(picture)
     if kind == "PNG":
         writer = png_writer(out, picture.outline)
         writer.write(picture.planes())
@@ -413,13 +420,37 @@ def encode_file(picture: Picture, suffix: str) -> bytes:
         options["xmp"] = picture.xmp
     if kind == "JPEG" and picture.alpha is not None:
         raise InputError(f"{suffix}: JPEG cannot hold the picture's alpha; write .png or .webp")
+    if kind == "ICO":
+        if max(image.size) > _ICO_SIDE:
+            raise InputError(f"{suffix}: ICO cannot hold {image.width}x{image.height}, only {_ICO_SIDE} pixels a side; "
+                             f"write .png")  # fmt: skip
+        options["sizes"] = [image.size]
     if kind in ("JPEG", "WEBP", "AVIF"):
         options["quality"] = 95
+    if suffix.lower() in _CODESTREAMS:
+        options["no_jp2"] = True
     try:
         image.save(out, kind, **options)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{suffix}: {kind} cannot hold this picture: {error}") from None
     return out.getvalue()
+
+
+def must_turn(kind: str, exif: bytes | None) -> bool:
+    """Whether a picture lies on its side in a format (Pillow's name) unless its pixels are turned."""
+    return kind not in _EXIF_KINDS and orientation(exif) > 1
+
+
+def upright(picture: Picture) -> Picture:
+    """The picture turned as its EXIF says, without that EXIF."""
+    way = orientation(picture.exif)
+
+    def turned(plane: Levels) -> Levels:
+        plane = plane.swapaxes(0, 1) if way > 4 else plane
+        return plane[:: -1 if way in (3, 4, 7, 8) else 1, :: -1 if way in (2, 3, 6, 7) else 1]
+
+    alpha = None if picture.alpha is None else turned(picture.alpha)
+    return replace(picture, color=turned(picture.color), alpha=alpha, exif=None)
 
 
 def png_writer(file: IO[bytes], of: Outline) -> PngWriter:

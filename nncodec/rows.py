@@ -145,12 +145,16 @@ def _pnm(source: str | Path | bytes, stack: ExitStack, max_pixels: int) -> Rows 
     return _Rolling(Outline(width, height, kind == 5, False, 8 * dtype.itemsize), (), source, produce)
 
 
-def save(file: IO[bytes], suffix: str, of: Outline, bands: Iterable[Picture]) -> None:
-    """Write bands of rows, from the top, as an image file of the format that `suffix` names.
+def save(file: IO[bytes], suffix: str, of: Outline, bands: Iterable[Picture]) -> Outline:
+    """Write bands of rows, from the top, as an image file of the format that `suffix` names. Returns what was written.
 
-    PNG and PNM are written as the bands come, other formats at the end. Raises InputError.
+    PNG and PNM are written as the bands come, other formats at the end, and so are pictures that must be turned
+    because their format has no EXIF. Raises InputError.
     """
     kind = picture.file_kind(suffix)
+    if picture.must_turn(kind, of.exif):
+        whole = picture.upright(gathered(of, bands))
+        of, bands = whole.outline, [whole]
     if kind == "PNG":
         writer = picture.png_writer(file, of)
         for band in bands:
@@ -162,6 +166,7 @@ def save(file: IO[bytes], suffix: str, of: Outline, bands: Iterable[Picture]) ->
             file.write(png.big_endian(band.color).tobytes())
     else:
         file.write(picture.encode_file(gathered(of, bands), suffix))
+    return of
 
 
 def gathered(of: Outline, bands: Iterable[Picture]) -> Picture:

@@ -6,13 +6,14 @@ import io
 import itertools
 import struct
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps, features
 
-from nncodec import codec, picture
+from nncodec import codec, picture, rows
 from nncodec.errors import CorruptError, InputError, PictureWarning
 from nncodec.picture import Picture
 from nncodec.weights import Model
@@ -78,6 +79,38 @@ def test_orientation_is_neither_lost_nor_applied_twice(
         after = shown(picture.encode_file(decoded, target))
         assert after.shape == before.shape, target
         assert np.abs(after - before).mean() < right + 3, target
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".gif", ".ico", ".j2k", ".jp2", ".pgm", ".tga"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_formats_without_exif_get_the_pixels_turned(suffix: str, orientation: int, photo: np.ndarray) -> None:
+    corner = np.ascontiguousarray(photo[20:84, 40:136, 1])
+    of = Picture(corner, exif=exif_with(orientation), alpha=None if suffix != ".ico" else corner)
+    before = shown(picture.encode_file(replace(of, alpha=None), ".png"))
+    out = io.BytesIO()
+    written = rows.save(out, suffix, of.outline, [of])
+    assert out.getvalue() == picture.encode_file(of, suffix)
+    assert (written.height, written.width) == before.shape[:2]
+    assert (shown(out.getvalue()) == before).all()
+
+
+def test_16_bits_of_pnm_are_kept_when_turned() -> None:
+    deep = np.random.default_rng(0).integers(0, 65536, (5, 7, 3)).astype(np.uint16)
+    out = io.BytesIO()
+    of = Picture(deep, exif=exif_with(6))
+    rows.save(out, ".ppm", of.outline, [of.rows(0, 2), of.rows(2, 5)])
+    assert (picture.read(out.getvalue()).color == np.rot90(deep, -1)).all()
+
+
+def test_j2k_is_a_codestream(photo: np.ndarray) -> None:
+    assert picture.encode_file(Picture(photo), ".j2k").startswith(b"\xff\x4f\xff\x51")
+    assert picture.encode_file(Picture(photo), ".jp2")[4:8] == b"jP  "
+
+
+def test_ico_is_not_scaled(photo: np.ndarray) -> None:
+    assert picture.read(picture.encode_file(Picture(photo), ".ico")).width == 208
+    with pytest.raises(InputError, match=r"ICO cannot hold 300x4, only 256 pixels a side; write \.png"):
+        picture.encode_file(Picture(np.zeros((4, 300, 3), np.uint8)), ".ico")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
