@@ -213,6 +213,7 @@ def from_pil(image: Image.Image) -> Picture:
         raise InputError(f"picture is {image.width}x{image.height}; it has no pixels")
     if image.mode == "F":
         raise InputError("picture has floating-point samples; convert it to 8 or 16 bits first")
+    _load(image)
     icc, exif, xmp = blocks(image)
     remarks: tuple[str, ...] = ()
     if image.mode == "CMYK":
@@ -354,12 +355,17 @@ def load(image: Image.Image, source: str | Path | bytes) -> tuple[wide.Samples |
         with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
             png.verify(file)
     frames = getattr(image, "n_frames", 1)
-    key = wide.transparent(image)
     deep = wide.samples(image, source)
-    image.load()  # also reads the blocks that follow the pixels
+    _load(image)
+    return deep, (f"holds {frames} frames; only the first is kept",) if frames > 1 else ()
+
+
+def _load(image: Image.Image) -> None:
+    """Load the pixels, with the blocks that follow them; a transparent color goes to the scale of the samples."""
+    key = wide.transparent(image)
+    image.load()
     if key is not None:
         image.info["transparency"] = key
-    return deep, (f"holds {frames} frames; only the first is kept",) if frames > 1 else ()
 
 
 def whole(image: Image.Image, deep: wide.Samples | None, remarks: tuple[str, ...]) -> Picture:

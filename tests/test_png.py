@@ -84,6 +84,20 @@ def test_transparent_grey_of_few_bits_is_on_the_scale_of_the_samples() -> None:
     assert (found.alpha == np.where(levels == 5, 0, 255)).all()
 
 
+def test_pillows_image_is_what_its_file_is() -> None:
+    body = b"".join([
+        png.chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 1, 2, 0, 0, 0, 0)), png.chunk(b"tRNS", b"\0\2"),
+        png.chunk(b"IDAT", zlib.compress(b"\0\x1b")), png.chunk(b"eXIf", b"II*\0"),
+        png.chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<x/>"), png.chunk(b"IEND", b""),
+    ])  # fmt: skip
+    with Image.open(io.BytesIO(png.MAGIC + body)) as image:
+        for found in (picture.read(png.MAGIC + body), picture.from_pil(image), picture.from_pil(image)):
+            assert found.color.tolist() == [[0, 85, 170, 255]]
+            assert found.alpha is not None
+            assert found.alpha.tolist() == [[255, 255, 0, 255]]
+            assert (found.exif, found.xmp) == (b"II*\0", b"<x/>")
+
+
 @pytest.mark.parametrize(("key", "alpha"), [(0, [0, 255, 0, 255]), (1, [255, 0, 255, 0])])
 def test_transparent_black_or_white_of_one_bit(key: int, alpha: list[int]) -> None:
     found = picture.read(keyed_grey(1, key, b"\x50", 4))
