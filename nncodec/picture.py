@@ -307,6 +307,12 @@ def _unlimited() -> Iterator[None]:
                 _outside.close()
 
 
+_BROKEN = (
+    OSError, ValueError, SyntaxError, EOFError, struct.error, RuntimeError, TypeError, LookupError, ArithmeticError,
+)  # fmt: skip
+"""What Pillow raises of files that are none of its formats or broken."""
+
+
 @contextmanager
 def reading(source: str | Path | bytes) -> Iterator[None]:
     """Turns whatever Pillow raises into InputError that names the file; Pillow's limit is off inside."""
@@ -320,7 +326,7 @@ def reading(source: str | Path | bytes) -> Iterator[None]:
         raise InputError(f"{name}: not a picture that Pillow can read") from None
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
+    except _BROKEN as error:
         raise InputError(f"{name}: cannot be read: {error}") from None
 
 

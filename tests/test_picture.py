@@ -255,3 +255,20 @@ def test_deep_color_of_pnm_is_kept(kind: str, peak: int, tmp_path: Path) -> None
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(InputError, match=r"deep\.ppm: cannot be read: .*(truncated|not enough)"):
         picture.read(path)
+
+
+@pytest.mark.parametrize(
+    "kind", [RuntimeError, TypeError, KeyError, IndexError, OverflowError, ZeroDivisionError, struct.error]
+)
+def test_whatever_pillow_raises_names_the_file(kind: type[Exception]) -> None:
+    with pytest.raises(InputError, match=r"a\.avif: cannot be read: .*not implemented"), picture.reading("a.avif"):
+        raise kind("not implemented")
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")
+def test_a_broken_avif_is_refused_by_name(photo: np.ndarray, tmp_path: Path) -> None:
+    data = picture.encode_file(Picture(photo), ".avif")
+    at = data.index(b"mdat") + 4
+    (tmp_path / "broken.avif").write_bytes(data[:at] + bytes(len(data) - at))
+    with pytest.raises(InputError, match=r"broken\.avif: cannot be read: "):
+        picture.read(tmp_path / "broken.avif")
