@@ -18,10 +18,10 @@ from typing import IO, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 from nncodec import alphapng, atomic, png, wide
-from nncodec.container import PIXELS_MAX
+from nncodec.container import METADATA_MAX, PIXELS_MAX
 from nncodec.errors import CorruptError, InputError
 from nncodec.metadata import EXIF_PREFIX, blocks, orientation, orientation_only
 from nncodec.png import PngWriter
@@ -280,23 +280,26 @@ def _from_cmyk(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, tupl
 
 _guard = threading.Lock()
 _readers = 0
+_LIMITS = ((Image, "MAX_IMAGE_PIXELS", None), (PngImagePlugin, "MAX_TEXT_CHUNK", METADATA_MAX))
 _outside = ExitStack()  # puts back how Pillow was before the first of them
 
 
 @contextmanager
 def _unlimited() -> Iterator[None]:
-    """Pillow's own limit on pixels and its warnings are off, in all threads, until the last that reads is done.
+    """Pillow's own limits and its warnings are off, in all threads, until the last that reads is done.
 
-    `read` has a limit of its own, which the user can set, and Pillow warns of metadata it cannot parse where
-    the pixels are what counts. Other warnings, `PictureWarning` among them, are not touched.
+    `read` has a limit of its own on pixels, which the user can set; PNG with profiles over a megabyte, as
+    `PngWriter` makes them, Pillow refuses. It warns of metadata it cannot parse where the pixels are what counts.
+    Other warnings, `PictureWarning` among them, are not touched.
     """
     global _readers
     with _guard:
         if not _readers:
             _outside.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", category=UserWarning, module="PIL|pillow")
-            _outside.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-            Image.MAX_IMAGE_PIXELS = None
+            for of, limit, ours in _LIMITS:
+                _outside.callback(setattr, of, limit, getattr(of, limit))
+                setattr(of, limit, ours)
         _readers += 1
     try:
         yield
@@ -315,7 +318,7 @@ _BROKEN = (
 
 @contextmanager
 def reading(source: str | Path | bytes) -> Iterator[None]:
-    """Turns whatever Pillow raises into InputError that names the file; Pillow's limit is off inside."""
+    """Turns whatever Pillow raises into InputError that names the file; Pillow's limits are off inside."""
     name = "input" if isinstance(source, bytes) else str(source)
     try:
         with _unlimited():

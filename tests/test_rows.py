@@ -127,6 +127,17 @@ def test_pictures_beyond_pillows_limit_are_read(
     assert Image.MAX_IMAGE_PIXELS == 1000
 
 
+@pytest.mark.parametrize("large", [0, rows.LARGE])
+def test_a_profile_of_megabytes_is_read_from_png(large: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "LARGE", large)
+    before = Picture(np.zeros((20, 30, 3), np.uint8), icc=b"profile" * 300_000)
+    before.save(tmp_path / "a.png")
+    with rows.opened(tmp_path / "a.png") as found:
+        assert found.outline == before.outline
+    with pytest.raises(ValueError, match="MAX_TEXT_CHUNK"):
+        Image.open(tmp_path / "a.png")
+
+
 def test_what_is_lost_is_said_once(tiny: Model, tmp_path: Path) -> None:
     path = tmp_path / "animated.gif"
     frames = [Image.new("L", (20, 20), level) for level in (0, 99, 200)]
