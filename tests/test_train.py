@@ -474,6 +474,22 @@ def test_unreadable_and_small_pictures_are_skipped_and_counted(
     assert store.picture(2).shape == (160, 208, 3)
 
 
+def test_pictures_are_decoded_as_the_codec_reads_them(photo: np.ndarray, tmp_path: Path) -> None:
+    photos, grey = tmp_path / "photos", photo[..., 1]
+    photos.mkdir()
+    Image.fromarray(grey.astype(np.uint16) * 257).save(photos / "16-bit.png")
+    alpha = np.where(np.arange(photo.shape[1]) < 100, 0, 255).astype(np.uint8)
+    Image.fromarray(np.dstack([photo, np.broadcast_to(alpha, grey.shape)])).save(photos / "alpha.png")
+    Image.fromarray(grey).save(photos / "keyed.png", transparency=int(grey[0, 0]))
+    Image.fromarray(photo).save(photos / "plain.png")
+    store = load_pictures(photos, tmp_path / "cache", 64)
+    deep, over_white, keyed, plain = (store.picture(i) for i in range(len(store)))
+    assert np.array_equal(deep, np.dstack([grey] * 3))
+    assert np.array_equal(over_white, np.where(alpha[:, None] == 0, 255, photo))
+    assert np.array_equal(keyed[..., 0], np.where(grey == grey[0, 0], 255, grey))
+    assert np.array_equal(plain, photo)
+
+
 def test_folder_without_pictures_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no pictures"):
         load_pictures(tmp_path, tmp_path / "cache", 64)

@@ -28,6 +28,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from nncodec import picture
 from nncodec.config import Z_STRIDE
 from nncodec.errors import InputError
 from nncodec.picture import SUFFIXES
@@ -92,14 +93,25 @@ def _contents(paths: list[Path]) -> Iterator[Content]:
 
 
 def _decode(content: Content, grey: bool) -> NDArray[np.uint8] | None:
-    """RGB u8 [H, W, 3]; with `grey` three times the luma."""
+    """RGB u8 [H, W, 3] as the codec reads it, 16 bits made 8, alpha over white; with `grey` three times the luma."""
     if isinstance(content, np.ndarray):
         return np.repeat(content[..., None], 3, axis=2)
     try:
-        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
+        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as opened:
+            plain = opened.mode in ("L", "RGB") and "transparency" not in opened.info
+            image = opened if plain else _flat(content)  # which takes longer
             return np.asarray((image.convert("L") if grey else image).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (InputError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
+
+
+def _flat(content: bytes | Path) -> Image.Image:
+    """Image of 8 bits a sample over white. Raises InputError."""
+    found = picture.read(content).to_8_bits()
+    image = found.to_pil()
+    if not found.has_alpha:
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
 
 
 def _decoded(paths: list[Path], grey: bool) -> Iterator[NDArray[np.uint8] | None]:
