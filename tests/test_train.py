@@ -98,6 +98,19 @@ def test_resumed_run_equals_the_unbroken_one(
     assert all(torch.equal(value, files[1][name]) for name, value in files[0].items())
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25])  # with a decoder stage and without
+def test_run_that_was_killed_before_its_weights_were_written_resumes(
+    recipe: Recipe, tmp_path: Path, share: float
+) -> None:
+    recipe = replace(recipe, steps=4, decoder_share=share, optimizer="muon")  # which knows its matrices
+    out = run(recipe, tmp_path, False, silent)
+    assert out is not None
+    written = safetensors.torch.load_file(out)
+    out.unlink()
+    assert run(recipe, tmp_path, True, silent) == out
+    assert all(torch.equal(value, written[name]) for name, value in safetensors.torch.load_file(out).items())
+
+
 def test_time_limit_ends_the_run_with_a_usable_model(recipe: Recipe, tmp_path: Path, photo: np.ndarray) -> None:
     # Processor time, which other programs do not eat: on a busy box the tables took all the time left for the decoder.
     limited = replace(recipe, steps=None, seconds=12.0, clock="cpu", decoder_share=0.4)

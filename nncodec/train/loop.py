@@ -415,13 +415,14 @@ class Trainer:
         tables = state["tables"] and Tables.stored(*(t.cpu().numpy() for t in state["tables"]))
         if tables:
             self._take(tables)
-        if state["stage"] != JOINT and self.stage == JOINT:
+        if state["stage"] == DECODER and self.stage == JOINT:
             self._start_decoder()
         self.stage = state["stage"]
         self.stage_begin, self.stage_step = state["stage_begin"], state["stage_step"]
         self.model.load_state_dict(state["model"])  # into the flat buffer
         self.flat.load(self.flat.average, state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if self.stage != DONE:  # then it may be that of either stage, and has no more to do
+            self.optimizer.load_state_dict(state["optimizer"])
         self.mean_loss.copy_(state["mean_loss"])
         self.step, self.elapsed = state["step"], state["elapsed"]
         self.halvings, self.jumped = state["halvings"], state["jumped"]
