@@ -651,6 +651,21 @@ def test_recipe_survives_toml(recipe: Recipe, tmp_path: Path) -> None:
             recipes.read(path)
 
 
+def test_pictures_are_kept_for_validation_unless_a_recipe_says_otherwise(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[float] = []
+    monkeypatch.setattr("nncodec.train.run.run", lambda made, *_: shares.append(made.validation_share))
+    path = tmp_path / "r.toml"
+    path.write_text(recipe.to_toml())
+    begin = ["train", recipe.data, "-o", str(tmp_path / "run"), "--steps", "1", "--no-bf16"]
+    for more in ([], ["--val", recipe.data], ["--val-share", "0"], ["--config", str(path)], ["--preset", "28x28"],
+                 ["--late-crop", "192"]):  # fmt: skip
+        done = CliRunner().invoke(main, [*begin, *more])
+        assert done.exit_code == 0, done.output
+    assert shares == [recipes.VALIDATION_SHARE, 0.0, 0.0, 0.0, 0.1, 0.0]
+
+
 def test_config_file_is_overridden_by_options(recipe: Recipe, tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
     path.write_text(replace(recipe, fit_pictures=1).to_toml())

@@ -17,7 +17,9 @@ from nncodec.train.recipe import Recipe
 _DEFAULTS = {field.name: field.default for field in fields(Recipe)}
 _OPTIONS: list[tuple[str, str, Any, str]] = [
     ("--val", "validation", click.Path(exists=True), "Validation pictures."),
-    ("--val-share", "validation_share", float, "Without --val: keep this share of the data for validation."),
+    ("--val-share", "validation_share", click.FloatRange(0, 1),
+     "Without --val: keep this share of the data for validation; 0 leaves out curves and progress.gif. "
+     f"[default: {recipes.VALIDATION_SHARE}; 0 with --config and for crops below 256 pixels]"),
     ("--test-share", "test_share", float, "Keep this share for test.json, written at the end."),
     ("--size", "size", click.Choice(sorted(SIZES)), "Widths and depths of the model."),
     ("--arch", "arch", click.Choice(ARCHS), "Kind of transforms; docs/classic.md."),
@@ -107,6 +109,7 @@ def train(
     """
     import torch
 
+    from nncodec.train import validate
     from nncodec.train.run import run
     from nncodec.train.speed import keep_memory, prefers_bfloat16
 
@@ -131,6 +134,9 @@ def train(
     if "init_from" in given and shape:
         raise click.UsageError(f"--init-from decides the shape of the model; leave --{shape[0]} out")
     values |= given
+    crops = [values.get(name, _DEFAULTS[name]) for name in ("crop", "late_crop")]
+    if not config and "validation" not in values and max(crops) >= validate.SIDE:
+        values.setdefault("validation_share", recipes.VALIDATION_SHARE)
     if "data" not in values:
         raise click.UsageError("name the folder of pictures")
     if "seconds" not in values and "steps" not in values:

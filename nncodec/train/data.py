@@ -154,7 +154,8 @@ class PictureStore:
         count = max(1, round(share * len(self)))
         chosen = {round((i + 0.5) * len(self) / count) for i in range(count)}
         if len(chosen) >= len(self):
-            raise InputError(f"{len(self)} pictures are too few to keep {count} of them for validation")
+            few = f"{len(self)} pictures are too few to keep {count} of them for validation"
+            raise InputError(f"{few}; add some, or give --val-share 0")
         return self._part(set(range(len(self))) - chosen), self._part(chosen)
 
     def parts(self, shares: tuple[float, float], seed: int) -> tuple[PictureStore, PictureStore, PictureStore]:

@@ -20,6 +20,8 @@ OPTIMIZERS = {"adamw": 1e-3, "lion": 1e-4, "soap": 2e-3, "muon": 2e-3}
 SCHEDULES = ("cosine", "step", "plateau")
 LOSSES = ("mse", "l1", "ms-ssim", "mix", "ssim")
 CLOCKS = ("wall", "cpu")
+VALIDATION_SHARE = 0.05
+"""What the commands keep apart where nothing else is said; a recipe says what it keeps."""
 MIDDLE = (25.0, 70.0)
 """Qualities at which photographs have about 30 to 37 dB, which most files are for."""
 

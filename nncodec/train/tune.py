@@ -15,7 +15,7 @@ import click
 
 from nncodec.config import SIZES
 from nncodec.errors import InputError
-from nncodec.train.recipe import CLOCKS, Recipe
+from nncodec.train.recipe import CLOCKS, VALIDATION_SHARE, Recipe
 
 if TYPE_CHECKING:
     import optuna
@@ -35,7 +35,7 @@ LAST_PRUNED = 0.9
 @click.argument("data", type=click.Path(exists=True, path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Study folder.")
 @click.option("--val", "validation", type=click.Path(exists=True), help="Validation pictures, which decide.")
-@click.option("--val-share", type=click.FloatRange(0, 1), default=0.05, show_default=True,
+@click.option("--val-share", type=click.FloatRange(0, 1), default=VALIDATION_SHARE, show_default=True,
               help="Without --val: keep this share of the data for validation.")  # fmt: skip
 @click.option("--trials", type=click.IntRange(1), required=True, help="How many runs the study is to have in all.")
 @click.option("--time-limit", required=True, help="Of each run: 90s, 10m, 8h.")
