@@ -856,6 +856,12 @@ def test_odd_noise_is_refused(noise: str) -> None:
         Recipe(data="x", steps=1, noise=noise)
 
 
+@pytest.mark.parametrize("name", ["", "../esc", "a/b", "a\\b", "a\nb", "odd\udcff", 101 * "a", 34 * "\u8a9e"])
+def test_names_that_no_weights_file_can_have_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match="name is"):
+        Recipe(data="x", steps=1, name=name)
+
+
 def test_half_a_model_needs_weights_to_begin_with(recipe: Recipe) -> None:
     with pytest.raises(InputError, match="only be trained from weights"):
         replace(recipe, encoder_only=True)

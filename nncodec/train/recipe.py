@@ -22,6 +22,8 @@ LOSSES = ("mse", "l1", "ms-ssim", "mix", "ssim")
 CLOCKS = ("wall", "cpu")
 VALIDATION_SHARE = 0.05
 """What the commands keep apart where nothing else is said; a recipe says what it keeps."""
+NAME_MAX = 100
+"""Bytes of the name of weights; `weights.describe` refuses longer ones and those with characters that do not print."""
 MIDDLE = (25.0, 70.0)
 """Qualities at which photographs have about 30 to 37 dB, which most files are for."""
 
@@ -155,6 +157,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.seconds is None):
             raise InputError("training needs either a number of steps or a time limit")
+        if not self.name.isprintable() or not 1 <= len(self.name.encode()) <= NAME_MAX or set(self.name) & set("/\\"):
+            raise InputError(f"name is {self.name!a:.120}; it is a file's: 1 to {NAME_MAX} bytes, printable, no / or \\")
         if self.crop % 64 or self.late_crop % 64:
             raise InputError(f"crops are {self.crop} and {self.late_crop} pixels; both must be multiples of 64")
         if (self.decoder_only or self.encoder_only) and self.init_from is None:
