@@ -617,6 +617,15 @@ def test_compare_refuses_pictures_of_different_sizes(picture: Image.Image, tmp_p
         CliRunner().invoke(compare, [str(tmp_path / "a.png"), str(tmp_path / "b.png")], catch_exceptions=False)
 
 
+@pytest.mark.parametrize("gain", ["nan", "inf"])
+def test_compare_refuses_a_gain_that_is_not_finite(gain: str, picture: Image.Image, tmp_path: Path) -> None:
+    a = tmp_path / "a.png"
+    picture.save(a)
+    done = CliRunner().invoke(compare, [str(a), str(a), "--diff", str(tmp_path / "d.png"), "--gain", gain])
+    assert done.exit_code == 2
+    assert "give a number like 8" in done.output
+
+
 def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys, nncodec.bench.command; print({'torch', 'numpy', 'matplotlib', 'PIL', 'tqdm'} & set(sys.modules))"

@@ -356,6 +356,35 @@ def test_train_export_compress_by_the_command_line(folder: Path, tmp_path: Path,
         assert codec.decompress(codec.compress(photo, 80, model), model=model).color.shape == photo.shape
 
 
+@pytest.mark.parametrize("limit", ["nanm", "infh", "nan", "0s", "-1s"])
+@pytest.mark.parametrize("command", [["train"], ["tune", "--trials", "1"]])
+def test_time_limits_that_are_no_time_are_refused(command: list[str], limit: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, [*command, str(tmp_path), "-o", str(tmp_path / "run"), "--time-limit", limit])
+    assert done.exit_code == 2
+    assert "write 90s, 10m or 8h" in done.output
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:99"])
+@pytest.mark.parametrize("command", [["train"], ["tune", "--trials", "1"]])
+def test_devices_that_are_not_there_are_refused(command: list[str], device: str, tmp_path: Path) -> None:
+    arguments = [*command, str(tmp_path), "-o", str(tmp_path / "run"), "--time-limit", "9s", "--device", device]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 1
+    assert f"device '{device}' cannot be used" in done.output
+
+
+def test_outputs_that_cannot_be_are_refused_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    file.write_bytes(b"x")
+    done = CliRunner().invoke(main, ["train", str(tmp_path), "-o", str(file), "--steps", "1"])
+    assert done.exit_code == 2
+    assert "is a file" in done.output
+    for name, message in (("nowhere/y.safetensors", "make it first"), ("y.txt", r"weights end in .safetensors")):
+        done = CliRunner().invoke(main, ["export", str(tmp_path), "-o", str(tmp_path / name)])
+        assert done.exit_code == 1
+        assert message in done.output
+
+
 def test_run_folder_is_not_overwritten(recipe: Recipe, tmp_path: Path) -> None:
     run(replace(recipe, steps=2), tmp_path / "run", False, silent)
     with pytest.raises(InputError, match="--resume"):
@@ -854,6 +883,13 @@ def test_validation_sees_noise_and_counts_against_the_clean(folder: Path, tmp_pa
 def test_odd_noise_is_refused(noise: str) -> None:
     with pytest.raises(InputError, match=r"write gauss:0-50"):
         Recipe(data="x", steps=1, noise=noise)
+
+
+@pytest.mark.parametrize("field", ["seconds", "learning_rate", "clip", "width"])
+def test_numbers_that_are_not_finite_are_refused(field: str) -> None:
+    for value in (math.nan, math.inf):
+        with pytest.raises(InputError, match=f"{field} is .*must be finite"):
+            Recipe(**({"data": "x", field: value} | ({} if field == "seconds" else {"steps": 1})))
 
 
 @pytest.mark.parametrize("name", ["", "../esc", "a/b", "a\\b", "a\nb", "odd\udcff", 101 * "a", 34 * "\u8a9e"])

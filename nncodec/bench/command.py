@@ -6,6 +6,7 @@ Knows options and the order of the work. Imports nothing heavy at the top: ``nnc
 from __future__ import annotations
 
 import importlib.util
+import math
 import shlex
 import sys
 import time
@@ -140,6 +141,8 @@ def compare(a: Path, b: Path, diff: Path | None, gain: float, force: bool) -> No
     from nncodec import metrics
     from nncodec.bench import tables
 
+    if not math.isfinite(gain):
+        raise click.UsageError(f"--gain {gain}: give a number like 8")
     if diff is not None and diff.exists() and not force:
         raise InputError(f"{diff} exists; add --force to overwrite it")
     first, second = _pixels(a), _pixels(b)

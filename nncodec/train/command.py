@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -81,7 +82,7 @@ def _recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command()
 @click.argument("data", required=False, type=click.Path(exists=True, path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Run folder.")
 @click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="A recipe.toml; options given here override it.")  # fmt: skip
 @click.option("--preset", type=click.Choice(sorted(recipes.PRESETS)),
@@ -111,7 +112,7 @@ def train(
 
     from nncodec.train import validate
     from nncodec.train.run import run
-    from nncodec.train.speed import keep_memory, prefers_bfloat16
+    from nncodec.train.speed import device_of, keep_memory, prefers_bfloat16
 
     given = {name: value for name, value in options.items() if value is not None}
     if resume:
@@ -143,13 +144,14 @@ def train(
         raise click.UsageError("give either --time-limit or --steps")
     if device or "device" not in values:
         values["device"] = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if values["device"].startswith("cuda"):
+    usable = device_of(values["device"])
+    if usable.type == "cuda":
         values.setdefault("compile", True)
     if threads:
         torch.set_num_threads(threads)
     keep_memory()
     if "bfloat16" not in values:
-        values["bfloat16"] = prefers_bfloat16(torch.device(values["device"]))
+        values["bfloat16"] = prefers_bfloat16(usable)
     run(Recipe(**values), output, resume, click.echo)
 
 
@@ -172,6 +174,10 @@ def export(
     from nncodec.train.data import load_pictures
     from nncodec.train.loop import CHECKPOINT
 
+    if output.suffix != ".safetensors":
+        raise InputError(f"{output}: weights end in .safetensors; name it so")
+    if not output.parent.is_dir():
+        raise InputError(f"{output}: there is no folder {output.parent}; make it first")
     if output.exists() and not force:
         raise InputError(f"{output}: exists; add --force to overwrite it")
     recipe = Recipe(**recipes.read(run / "recipe.toml"))
@@ -197,6 +203,6 @@ def seconds(text: str) -> float:
         value = float(text[:-1]) * unit
     except ValueError:
         value = 0.0
-    if value <= 0:
+    if not 0 < value < math.inf:
         raise click.UsageError(f"--time-limit {text!r}: write 90s, 10m or 8h")
     return value

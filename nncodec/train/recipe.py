@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tomllib
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -157,8 +158,11 @@ class Recipe:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.seconds is None):
             raise InputError("training needs either a number of steps or a time limit")
+        for name, value in asdict(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"{name} is {value}; it must be finite")
         if not self.name.isprintable() or not 1 <= len(self.name.encode()) <= NAME_MAX or set(self.name) & set("/\\"):
-            raise InputError(f"name is {self.name!a:.120}; it is a file's: 1 to {NAME_MAX} bytes, printable, no / or \\")
+            raise InputError(f"name is {self.name!a:.120}; a file's has 1 to {NAME_MAX} bytes, printable, no / or \\")
         if self.crop % 64 or self.late_crop % 64:
             raise InputError(f"crops are {self.crop} and {self.late_crop} pixels; both must be multiples of 64")
         if (self.decoder_only or self.encoder_only) and self.init_from is None:

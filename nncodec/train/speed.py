@@ -8,6 +8,8 @@ import time
 
 import torch
 
+from nncodec.errors import InputError
+
 BFLOAT16_GAIN = 1.2
 """bfloat16 rounds more, so it must be this much faster to be chosen."""
 
@@ -44,3 +46,16 @@ def keep_memory() -> None:
     if mallopt is not None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
         mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
+
+
+def device_of(name: str) -> torch.device:
+    """The device of that name ('cpu', 'cuda:1', ...). Raises InputError for what this machine has not."""
+    try:
+        device = torch.device(name)
+        if device.type != "cuda":
+            torch.empty(0, device=device)
+        elif (device.index or 0) >= torch.cuda.device_count():  # asked so, no process touches another's GPU
+            raise RuntimeError("there is no such GPU")
+    except (AssertionError, RuntimeError) as error:
+        raise InputError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}; take cpu") from None
+    return device

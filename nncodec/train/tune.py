@@ -71,7 +71,7 @@ def tune(
     import torch
 
     from nncodec.train.command import seconds
-    from nncodec.train.speed import keep_memory, prefers_bfloat16
+    from nncodec.train.speed import device_of, keep_memory, prefers_bfloat16
 
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if threads:
@@ -87,7 +87,7 @@ def tune(
         clock=clock,
         decoder_share=0.0,
         fit_pictures=0,
-        bfloat16=prefers_bfloat16(torch.device(chosen)),
+        bfloat16=prefers_bfloat16(device_of(chosen)),
         device=chosen,
     )
     search(base, output, trials, max_kmac, click.echo)
