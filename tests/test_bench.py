@@ -598,6 +598,28 @@ def test_compare_tells_distances_and_draws_the_difference(picture: Image.Image, 
         CliRunner().invoke(compare, [str(a), str(b), "--diff", str(diff)], catch_exceptions=False)
 
 
+def test_compare_draws_over_neither_input_and_nothing_half(
+    picture: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b, link = (tmp_path / name for name in ("a.png", "b.png", "link.png"))
+    picture.save(a)
+    picture.save(b)
+    link.symlink_to(b)
+    before = a.read_bytes()
+    for diff in (a, b, link):
+        with pytest.raises(InputError, match="is one of the pictures compared"):
+            CliRunner().invoke(compare, [str(a), str(b), "--diff", str(diff), "--force"], catch_exceptions=False)
+    assert a.read_bytes() == b.read_bytes() == before
+    with pytest.raises(InputError, match=r"use \.png"):
+        CliRunner().invoke(compare, [str(a), str(b), "--diff", str(tmp_path / "d.txt")], catch_exceptions=False)
+    old = tmp_path / "d.png"
+    old.write_bytes(b"old")
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(InputError, match="cannot be written: No space"):
+        CliRunner().invoke(compare, [str(a), str(b), "--diff", str(old), "--force"], catch_exceptions=False)
+    assert old.read_bytes() == b"old"
+
+
 def test_compare_reads_aec_files(tiny_path: Path, picture: Image.Image, tmp_path: Path) -> None:
     import nncodec
 

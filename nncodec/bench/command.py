@@ -143,8 +143,8 @@ def compare(a: Path, b: Path, diff: Path | None, gain: float, force: bool) -> No
 
     if not math.isfinite(gain):
         raise click.UsageError(f"--gain {gain}: give a number like 8")
-    if diff is not None and diff.exists() and not force:
-        raise InputError(f"{diff} exists; add --force to overwrite it")
+    if diff is not None:
+        _check_difference(diff, (a, b), force)
     first, second = _pixels(a), _pixels(b)
     if first.shape != second.shape:
         sizes = " and ".join(f"{x.shape[1]}x{x.shape[0]}" for x in (first, second))
@@ -317,16 +317,24 @@ def _pixels(path: Path) -> Pixels:
     return measure.flatten(nncodec.decompress(path.read_bytes()).to_pil(), path)
 
 
+def _check_difference(path: Path, inputs: Sequence[Path], force: bool) -> None:
+    """Raises InputError where no picture can be written to `path`, or none may."""
+    from nncodec import picture
+
+    if path.exists() and any(path.samefile(given) for given in inputs):
+        raise InputError(f"{path} is one of the pictures compared; choose another name")
+    if path.exists() and not force:
+        raise InputError(f"{path} exists; add --force to overwrite it")
+    picture.file_kind(path.suffix)
+
+
 def _write_difference(a: Pixels, b: Pixels, gain: float, path: Path) -> None:
     import numpy as np
-    from PIL import Image
+
+    from nncodec.picture import Picture
 
     difference = np.abs(a.astype(np.int16) - b) * gain
-    picture = Image.fromarray(np.clip(np.rint(difference), 0, 255).astype(np.uint8))
-    try:
-        picture.save(path)
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path} cannot be written: {error}; give a name like diff.png") from None
+    Picture(np.clip(np.rint(difference), 0, 255).astype(np.uint8)).save(path)
 
 
 @contextmanager
