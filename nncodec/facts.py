@@ -111,11 +111,11 @@ def models(kmac: bool) -> None:
     if kmac:
         from nncodec.nets.complexity import kmac_per_pixel
 
-        configs = {d.name: d.config for d in found} | {n: c for n, c in SIZES.items() if n != "tiny"}
-        click.echo("\nkMAC/pixel")
-        for name, config in configs.items():
-            parts = kmac_per_pixel(config)
-            click.echo(f"{name:8} " + "  ".join(f"{part} {value:.2f}" for part, value in parts.items()))
+        for title, configs in (("", {d.name: d.config for d in found}), (", sizes to train", SIZES)):
+            click.echo(f"\nkMAC/pixel{title}")
+            for name, config in configs.items():
+                parts = kmac_per_pixel(config)
+                click.echo(f"{name:9} " + "  ".join(f"{part} {value:.2f}" for part, value in parts.items()))
 
 
 def _all(files: tuple[Path, ...], one: Callable[[Path], str]) -> None:

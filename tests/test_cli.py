@@ -11,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from nncodec import codec
+from nncodec import codec, weights
 from nncodec.cli import main
+from nncodec.config import SIZES, TINY
+from nncodec.nets.complexity import kmac_per_pixel
 from nncodec.picture import Picture
 
 
@@ -198,11 +201,16 @@ def test_wrong_usage_exits_with_2(png: Path) -> None:
     assert call("nonsense").exit_code == 2
 
 
-def test_models_counts_multiply_accumulates() -> None:
+def test_models_counts_multiply_accumulates(tmp_path: Path, tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NNCODEC_WEIGHTS", str(tmp_path))
+    weights.save(safetensors.torch.load_file(tiny_path), "fast", TINY, tmp_path / "fast.safetensors")
     result = call("models", "--kmac")
     assert result.exit_code == 0
-    for name in ("tiny", "fast", "base"):
-        assert any(line.startswith(name) and "decode" in line for line in result.stdout.splitlines())
+    installed, sizes = result.stdout.split("\nkMAC/pixel")[1:]
+    for text, config in ((installed, TINY), (sizes, SIZES["fast"])):  # weights may be called as a size is
+        (line,) = (line for line in text.splitlines() if line.startswith("fast "))
+        assert f"decode {kmac_per_pixel(config)['decode']:.2f}" in line
+    assert {line.split()[0] for line in sizes.splitlines()[1:]} == set(SIZES)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["info"]])
