@@ -13,19 +13,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import seeded_net
 from PIL import Image
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("bjontegaard")
 
-from nncodec import metrics
+from nncodec import metrics, weights
 from nncodec.bench import codecs, measure, plots, readme, report, results, rows, speed, summary, tables
 from nncodec.bench.codecs import Codec, Missing
 from nncodec.bench.command import bench, compare
 from nncodec.bench.rows import Row
 from nncodec.bench.summary import Curve
+from nncodec.config import TINY
 from nncodec.errors import InputError
 from nncodec.metrics import BdRate, Point
+from nncodec.train import export
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -130,6 +133,42 @@ def test_efforts_and_models_are_codecs_of_their_own(tiny_path: Path) -> None:
     assert "there is no effort 99" in missing[0].reason
     assert "tiny" in missing[1].reason
     assert chosen[0].settings != chosen[1].settings
+
+
+def test_weights_that_are_not_installed_are_a_codec_by_their_path(
+    tiny_path: Path, picture: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mine.safetensors"
+    weights.save(export.build(seeded_net(7), export.gaussian_tables()), "mine", TINY, path)
+    (codec,), missing = codecs.select([f"nncodec:{path}:e0"], [], [])
+    assert not missing
+    assert codecs.require(codec.name).decode(codec.encode(picture, 50, 1), 1).size == picture.size
+    chosen, (absent,) = codecs.select(["nncodec:nowhere.safetensors", "jpeg"], [], [])
+    assert [codec.name for codec in chosen] == ["jpeg"]
+    assert "nowhere.safetensors: not a usable weights file" in absent.reason
+
+
+def test_models_that_leave_noise_out_are_measured_on_request(tiny_path: Path) -> None:
+    path = tiny_path.with_name("clean.safetensors")
+    tensors = export.build(seeded_net(0), export.gaussian_tables())
+    weights.save(tensors, "clean", TINY, path, {"noise": "gauss:0-50"})
+    try:
+        names = {codec.name for codec in codecs.select(["nncodec"], [], [])[0]}
+        asked = [codec.name for codec in codecs.select(["nncodec"], ["clean"], [])[0]]
+    finally:
+        path.unlink()
+    assert "nncodec:tiny" in names
+    assert not {"nncodec:clean", "nncodec:denoise"} & names
+    assert asked == ["nncodec:clean"]
+
+
+def test_bench_fails_where_a_codec_asked_for_by_name_cannot_run(folder: Path, tmp_path: Path) -> None:
+    options = [str(folder), "-o", str(tmp_path / "out"), "-j", "1", "--no-speed", "--quick", "--codecs"]
+    assert CliRunner().invoke(bench, [*options, "jpeg"], catch_exceptions=False).exit_code == 0
+    done = CliRunner().invoke(bench, [*options, "jpeg,nncodec:absent"], catch_exceptions=False)
+    assert done.exit_code == 1
+    assert "not measured: nncodec:absent" in done.output
+    assert "Bits at equal quality" in done.output
 
 
 def test_a_tuning_is_a_codec_of_its_own(tiny_path: Path, picture: Image.Image) -> None:

@@ -14,12 +14,15 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image, features
 
 from nncodec.config import TUNES
-from nncodec.errors import InputError
+from nncodec.errors import InputError, ModelError
+
+if TYPE_CHECKING:
+    from nncodec.weights import Description
 
 Encode = Callable[[Image.Image, float, int], bytes]
 """(RGB picture, quality, threads) -> file."""
@@ -27,7 +30,10 @@ Decode = Callable[[bytes, int], Image.Image]
 """(file, threads) -> RGB picture, pixels loaded."""
 
 OURS = "nncodec"
-"""Names of this project's codecs are ``nncodec:MODEL[:eEFFORT][:TUNE]``, the latter off their defaults."""
+"""Names of this project's codecs are ``nncodec:MODEL[:eEFFORT][:TUNE]``, the latter off their defaults.
+
+MODEL is the name of installed weights or the path of a .safetensors file.
+"""
 _OURS = re.compile(rf"{OURS}:(?P<model>[^:]+)(:e(?P<effort>\d+))?(:(?P<tune>{'|'.join(TUNES)}))?")
 
 
@@ -228,7 +234,10 @@ def variant(name: str) -> Variant | None:
 
 
 def nncodec(model: str, effort: int | None = None, tune: str | None = None) -> Codec | Missing:
-    """This project's codec on the CPU, with installed weights `model`; None is the default effort and tuning."""
+    """This project's codec on the CPU, with weights `model` (installed, or a .safetensors file).
+
+    None is the default effort and tuning.
+    """
     import nncodec as package
     from nncodec import effort as efforts
     from nncodec import weights
@@ -236,9 +245,10 @@ def nncodec(model: str, effort: int | None = None, tune: str | None = None) -> C
     level = efforts.DEFAULT if effort is None else effort
     usual = level == efforts.DEFAULT
     name = f"{OURS}:{model}" + ("" if usual else f":e{level}") + (f":{tune}" if tune else "")
-    installed = weights.installed()
-    if model not in installed:
-        return Missing(name, f"no installed weights of that name; installed are: {', '.join(installed) or 'none'}")
+    try:
+        description = weights.find(model)
+    except ModelError as error:
+        return Missing(name, str(error))
     if level not in efforts.LEVELS:
         return Missing(name, f"there is no effort {level}; the levels are {', '.join(map(str, efforts.LEVELS))}")
 
@@ -247,14 +257,16 @@ def nncodec(model: str, effort: int | None = None, tune: str | None = None) -> C
         return package.compress(picture, int(quality), model, effort=level, tune=tune, device="cpu")
 
     def decode(data: bytes, threads: int) -> Image.Image:
+        from nncodec import codec
+
         _torch_threads(threads)
-        return package.decompress(data, device="cpu").to_pil().convert("RGB")
+        return package.decompress(data, model=codec.load_model(model, "cpu")).to_pil().convert("RGB")
 
     return Codec(
         name=name,
         label=f"nncodec {model}" + ("" if usual else f", effort {level}") + (f", tuned for {tune}" if tune else ""),
-        settings=f"nncodec {package.__version__}; model {model} {_model_id(model)}; effort {level}, "
-        f"tuned for {tune or weights.find(model).tune}, CPU",
+        settings=f"nncodec {package.__version__}; model {model} {_identity(description)}; effort {level}, "
+        f"tuned for {tune or description.tune}, CPU",
         ladder=(1, 14, 28, 42, 56, 70, 85, 100),
         quick=(10, 35, 60, 85),
         encode=encode,
@@ -305,7 +317,7 @@ def select(names: Sequence[str], models: Sequence[str], efforts: Sequence[int]) 
     names : sequence of str
         Keys of `RIVALS`, ``nncodec`` for every model and effort, or full names; empty for everything.
     models : sequence of str
-        Models that ``nncodec`` stands for; empty for all installed.
+        Models that ``nncodec`` stands for; empty for all installed but those that leave noise out.
     efforts : sequence of int
         Efforts that ``nncodec`` stands for; empty for the default one.
     """
@@ -317,7 +329,7 @@ def select(names: Sequence[str], models: Sequence[str], efforts: Sequence[int]) 
             continue
         from nncodec import weights
 
-        chosen = list(models) or weights.installed()
+        chosen = list(models) or [found.name for found in weights.descriptions() if not found.noise]
         if not chosen:
             missing.append(Missing(OURS, "no weights are installed"))
         full += [f"{OURS}:{model}{suffix}" for model in chosen for suffix in ([f":e{e}" for e in efforts] or [""])]
@@ -373,11 +385,8 @@ def _pillow() -> str:
     return f"Pillow {version('pillow')}"
 
 
-def _model_id(model: str) -> str:
+def _identity(description: Description) -> str:
     """The id that files carry, and a digest of the whole weights file, which covers the encoder too."""
-    from nncodec import weights
-
-    description = weights.find(model)
     digest = hashlib.sha256(description.path.read_bytes()).hexdigest()
     return f"{description.id.hex()} (file sha256 {digest[:8]})"
 

@@ -50,10 +50,14 @@ def _names(context: click.Context, parameter: click.Parameter, value: str | None
     "--codecs",
     callback=_names,
     metavar="A,B,...",
-    help="Which to run: nncodec, jpeg, jpeg2000, webp, jxl, heic, avif, avif-444. [default: all]",
+    help="Which to run: nncodec, nncodec:MODEL, jpeg, jpeg2000, webp, jxl, heic, avif, avif-444. [default: all]",
 )
 @click.option(
-    "--model", "models", callback=_names, metavar="A,B,...", help="nncodec's models. [default: all installed]"
+    "--model",
+    "models",
+    callback=_names,
+    metavar="A,B,...",
+    help="nncodec's models, installed or .safetensors files. [default: all installed but those that denoise]",
 )
 @click.option(
     "--effort",
@@ -94,7 +98,8 @@ def bench(
     """Measure this codec and its rivals on PICTURES, files or folders.
 
     Rates are of whole files, distortion is of the decoded 8-bit RGB, times are warm medians. Codecs that
-    cannot run here are named. What was measured before into the same folder is not measured again.
+    cannot run here are named; where one was asked for by name, the exit status is 1. What was measured before into
+    the same folder is not measured again.
     """
     for module in ("bjontegaard", "matplotlib"):
         if importlib.util.find_spec(module) is None:
@@ -106,6 +111,7 @@ def bench(
     bad = [effort for effort in efforts if not effort.isdecimal()]
     if bad:
         raise InputError(f"effort {bad[0]!r} is no whole number; give for example --effort 0,1")
+    named = bool(codecs)
     paths = measure.find_pictures(pictures)
     paths = paths[:QUICK_PICTURES] if quick else paths
     if quick and not codecs:  # its encoder alone takes as long as all the others
@@ -125,6 +131,8 @@ def bench(
     _tell(results)
     if report:
         _report(results, samples, at_bpp, report)
+    if any(named or adapters.variant(codec.name) for codec in missing):  # of a default one it is enough to be told
+        click.get_current_context().exit(1)
 
 
 @click.command()
