@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -163,6 +164,30 @@ def test_parquet_without_pyarrow_says_what_to_do(pictures: Path, tmp_path: Path)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1
     assert "pip install 'nncodec[parquet]'" in done.stderr
+
+
+def test_a_name_that_is_no_text_costs_parquet_that_picture_alone(pictures: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    odd, plain = tmp_path / os.fsdecode(b"odd\xff.png"), tmp_path / "plain.png"
+    for number, path in enumerate((odd, plain)):
+        path.write_bytes((pictures / f"{number:02}.png").read_bytes())
+    made = call("embed", odd, plain, "-o", tmp_path / "x.parquet", "-m", "tiny")
+    assert made.exit_code == 1
+    assert "is not UTF-8, which .parquet needs" in made.stderr
+    assert embed.load(tmp_path / "x.parquet").names == (str(plain),)
+    assert call("embed", odd, plain, "-o", tmp_path / "x.npz", "-m", "tiny").exit_code == 0
+    assert embed.load(tmp_path / "x.npz").names == (str(odd), str(plain))
+
+
+@pytest.mark.parametrize("command", [["embed"], ["anomaly", "fit"]])
+def test_a_folder_that_is_not_there_is_found_before_the_work(
+    command: list[str], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codec, "load_model", lambda *_: pytest.fail("it began"))
+    made = call(*command, pictures, "-o", tmp_path / "nowhere" / "x.npz", "-m", "tiny")
+    assert made.exit_code == 1
+    assert "there is no folder" in made.stderr
+    assert "make it first" in made.stderr
 
 
 def test_what_is_no_index_is_refused(tmp_path: Path) -> None:

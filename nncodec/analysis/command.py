@@ -67,7 +67,7 @@ def embed(
     from nncodec.analysis import embed as vectors
 
     vectors.check_suffix(output)
-    _refuse_existing(output, force)
+    _check_output(output, force)
     options.set_threads(threads)
     from nncodec import atomic, codec
 
@@ -75,6 +75,7 @@ def embed(
 
     def one(path: Path) -> tuple[Path, vectors.Embedded]:
         begin = time.perf_counter()
+        vectors.check_name(str(path), output)
         found = vectors.embed(path, loaded, pool)
         seconds = time.perf_counter() - begin
         if as_json:
@@ -162,7 +163,7 @@ def fit(
 
     INPUTS are pictures, patterns, or folders, with all below them. A hundred pictures and more make a good threshold.
     """
-    _refuse_existing(output, force)
+    _check_output(output, force)
     options.set_threads(threads)
     from nncodec import atomic, codec
     from nncodec.analysis import anomaly as scoring
@@ -259,7 +260,10 @@ def _model_of(identity: bytes, name: str | None, device: str | None, what: str) 
     return loaded
 
 
-def _refuse_existing(path: Path, force: bool) -> None:
+def _check_output(path: Path, force: bool) -> None:
+    """Raises InputError where `path` cannot be written, before the work that it is for."""
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}; make it first")
     if path.exists() and not force:
         raise InputError(f"{path}: exists; add --force to overwrite it")
 

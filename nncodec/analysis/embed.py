@@ -101,6 +101,12 @@ def check_suffix(path: Path) -> None:
         _pyarrow()
 
 
+def check_name(name: str, path: Path) -> None:
+    """Raises InputError unless the index `path` can hold a picture's name: Parquet's text is UTF-8."""
+    if path.suffix.lower() == PARQUET and name != name.encode("utf-8", "replace").decode():
+        raise InputError(f"{name}: the name is not UTF-8, which {PARQUET} needs; rename it or write {NPZ}")
+
+
 def save(index: Index, file: IO[bytes], suffix: str) -> None:
     """Write an index as `suffix` says: .npz, or .parquet with a column of vectors, for which it needs pyarrow."""
     facts = {"format": FORMAT, "model": index.model.hex(), "pool": index.pool}
