@@ -611,6 +611,15 @@ def test_bench_refuses_options_that_mean_nothing(
 ) -> None:
     with pytest.raises(InputError, match=message):
         invoke(folder, "-o", tmp_path / "out", "-j", 1, *options)
+    assert not (tmp_path / "out").exists()  # nothing was measured
+
+
+def test_two_pictures_of_one_name_are_two(folder: Path, tmp_path: Path) -> None:
+    (folder / "more").mkdir()
+    (folder / "b.png").rename(folder / "more" / "a.png")
+    out = tmp_path / "out"
+    invoke(folder, folder / "more", "-o", out, "--codecs", "jpeg", "-j", 1, "--no-speed", "--quick")
+    assert json.loads((out / "results.json").read_text())["pictures"] == ["a", "a"]
 
 
 def test_bench_says_which_extra_it_needs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,9 +120,11 @@ def bench(
     click.echo(tables.text(tables.versions(chosen, missing)) + "\n")
     if not chosen:
         raise InputError("none of the codecs asked for can run here; see the list above")
+    chosen_paths = _look(paths, look, 1 if quick else LOOK_PICTURES)
+    if anchor:  # both before the measuring
+        _check_anchor(anchor, _curve_names(paths, chosen, reference))
     output.mkdir(parents=True, exist_ok=True)
     rows, wanted = _rates(paths, chosen, output / "results.csv", jobs or speed.cores(), quick, fresh)
-    chosen_paths = _look(paths, look, 1 if quick else LOOK_PICTURES)
     samples = _samples(chosen_paths, chosen, rows, at_bpp) if report or not no_speed else []
     results = _results(rows, wanted, chosen, missing, reference, anchor)
     if not no_speed:
@@ -206,6 +208,21 @@ def _look(paths: Sequence[Path], names: Sequence[str], count: int) -> list[Path]
     return [paths[(2 * i + 1) * len(paths) // (2 * count)] for i in range(count)]
 
 
+def _curve_names(paths: Sequence[Path], chosen: Sequence[Codec], reference: Path | None) -> set[str]:
+    """What the curves of a run will be called; those published only where the pictures can be Kodak's."""
+    from nncodec.bench import summary
+
+    names = {codec.name for codec in chosen}
+    if reference and {path.stem for path in paths} == summary.KODAK:
+        names |= {curve.name for curve in summary.published(reference)}
+    return names
+
+
+def _check_anchor(anchor: str, known: set[str]) -> None:
+    if anchor not in known:
+        raise InputError(f"--anchor {anchor!r} is no curve of this run; there are {', '.join(sorted(known)[:20])}")
+
+
 def _samples(paths: Sequence[Path], chosen: Sequence[Codec], rows: Sequence[Row], target: float) -> list[Sample]:
     """A file of each codec near `target` bits per pixel for each picture."""
     from nncodec.bench import codecs, measure, speed
@@ -239,14 +256,13 @@ def _results(
         published = summary.published(reference)
     elif reference:
         click.echo("published curves are means over Kodak's 24 pictures, which this run is not: left out", err=True)
-    known = {curve.name for curve in curves + published}
-    if anchor and anchor not in known:
-        raise InputError(f"--anchor {anchor!r} is no curve of this run; there are {', '.join(sorted(known)[:20])}")
+    if anchor:
+        _check_anchor(anchor, {curve.name for curve in curves + published})
     anchors, standings = results.rank(curves, published, anchor)
     return results.Results(
         created=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         command=shlex.join(["nncodec", *sys.argv[1:]]),
-        pictures=tuple(sorted({row.picture for row in mine})),
+        pictures=tuple(sorted({row.picture_sha256: row.picture for row in mine}.values())),
         chosen=tuple(chosen),
         missing=tuple(missing),
         curves=tuple(curves),

@@ -175,10 +175,14 @@ def copy_published(source: Path, target: Path, names: Collection[str]) -> None:
         csv.writer(file, lineterminator="\n").writerows([lines[0], *(x for x in lines[1:] if x[column] in names)])
 
 
+KODAK = frozenset(f"kodim{n:02d}" for n in range(1, 25))
+"""Names of Kodak's pictures."""
+
+
 def is_kodak(rows: Sequence[Row]) -> bool:
     """Whether the pictures are the 24 of Kodak, by name and size: what published curves are means over."""
     whole = {row.picture for row in rows if {row.width, row.height} == {768, 512}}
-    return whole == {row.picture for row in rows} == {f"kodim{n:02d}" for n in range(1, 25)}
+    return whole == {row.picture for row in rows} == KODAK
 
 
 def pairs(curves: Sequence[Curve]) -> list[Pair]:
