@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import click
 
 from nncodec import container
-from nncodec.batch import spaced
+from nncodec.batch import printable, spaced
 from nncodec.config import SIZES
 from nncodec.errors import InputError, NncodecError
 from nncodec.inputs import named, read_bytes, shortened
@@ -103,9 +104,9 @@ def models(kmac: bool) -> None:
 
     found = weights.descriptions()
     for d in found:
-        click.echo(
-            f"{d.name:9} {d.id.hex()}  {'noise' if d.noise else d.tune:7}  {spaced(d.path.stat().st_size)} B  {d.path}"
-        )
+        size = spaced(d.path.stat().st_size)
+        line = f"{d.name:9} {d.id.hex()}  {'noise' if d.noise else d.tune:7}  {size} B  {d.path}"
+        click.echo(printable(line, sys.stdout))
     if not found:
         raise InputError("no weights are installed; set NNCODEC_WEIGHTS to a folder that has some")
     if kmac:
@@ -114,8 +115,8 @@ def models(kmac: bool) -> None:
         for title, configs in (("", {d.name: d.config for d in found}), (", sizes to train", SIZES)):
             click.echo(f"\nkMAC/pixel{title}")
             for name, config in configs.items():
-                parts = kmac_per_pixel(config)
-                click.echo(f"{name:9} " + "  ".join(f"{part} {value:.2f}" for part, value in parts.items()))
+                parts = "  ".join(f"{part} {value:.2f}" for part, value in kmac_per_pixel(config).items())
+                click.echo(printable(f"{name:9} {parts}", sys.stdout))
 
 
 def _all(files: tuple[Path, ...], one: Callable[[Path], str]) -> None:
@@ -123,7 +124,7 @@ def _all(files: tuple[Path, ...], one: Callable[[Path], str]) -> None:
     failed = False
     for path in files:
         try:
-            print(one(path), flush=True)
+            print(printable(one(path), sys.stdout), flush=True)
         except NncodecError as error:
             if click.get_current_context().find_root().params.get("debug"):
                 raise

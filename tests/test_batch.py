@@ -401,6 +401,24 @@ def test_names_that_are_no_text_are_shown_with_escapes(tree: Path) -> None:
     assert "skipped: finished before" in compress(odd, "-o", "out/", "--manifest", "m.jsonl").stdout
 
 
+def test_names_that_stdout_cannot_show_end_no_run(tree: Path) -> None:
+    japanese, odd = tree / "\u8a9e.png", tree / os.fsdecode(b"odd\xff.png")
+    for path in (japanese, odd):
+        shutil.copy(tree / "a.png", path)
+    begin = [sys.executable, "-m", "nncodec"]
+    packed, seen = [japanese.with_suffix(".aec"), odd.with_suffix(".aec")], [r"\u8a9e", r"odd\udcff"]
+    for encoding, command, files in (
+        ("latin-1:strict", ["compress", "-m", "tiny"], [japanese, odd]),
+        ("utf-8:strict", ["info"], packed[1:]),
+        ("latin-1:strict", ["verify"], packed),
+        ("latin-1:strict", ["compare", str(japanese)], [odd]),
+    ):
+        environment = os.environ | {"PYTHONIOENCODING": encoding}
+        done = subprocess.run([*begin, *command, *files], env=environment, capture_output=True, check=False)
+        assert done.returncode == 0, (command, done.stderr)
+        assert all(name in done.stdout.decode("ascii") for name in (seen if len(files) > 1 else seen[1:])), command
+
+
 def test_a_closed_reader_of_result_lines_ends_the_run_quietly(tree: Path) -> None:
     command = f"{sys.executable} -m nncodec compress -m tiny in/*.png -o out | head -n 0; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)

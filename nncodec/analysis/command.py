@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from nncodec import options
-from nncodec.batch import jobs
+from nncodec.batch import jobs, printable
 from nncodec.config import QUALITIES
 from nncodec.errors import InputError, NncodecError
 from nncodec.options import FILES, PICTURE, Command, option
@@ -179,7 +179,7 @@ def fit(
             "expect other false alarms than asked for",
             err=True,
         )
-    click.echo(f"{output}  {len(done)} pictures  threshold {calibration.threshold:.3f} at {percentile:g} %")
+    _say(f"{output}  {len(done)} pictures  threshold {calibration.threshold:.3f} at {percentile:g} %")
     _leave(failed)
 
 
@@ -269,11 +269,11 @@ def _check_output(path: Path, force: bool) -> None:
 
 
 def _say(text: str, error: bool = False) -> None:
-    """A line on stdout or stderr, above the bar if there is one; a name's bytes that are no UTF-8 are escaped."""
+    """A line on stdout or stderr, above the bar if there is one; what it cannot show is escaped."""
     from tqdm import tqdm
 
     stream = sys.stderr if error else sys.stdout
-    tqdm.write(text.encode("utf-8", "backslashreplace").decode(), stream)
+    tqdm.write(printable(text, stream), stream)
     stream.flush()
 
 

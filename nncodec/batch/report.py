@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nncodec.batch import spaced
+from nncodec.batch import printable, spaced
 from nncodec.batch.jobs import DASH, Job
 from nncodec.batch.manifest import DONE, FAILED, PARTIAL, SKIPPED, Entry
 
@@ -47,20 +47,20 @@ class Report:
         if self._bar is not None:
             self._bar.clear()
         for remark in entry.remarks:
-            print(_printable(f"nncodec: warning: {entry.path}: {remark}"), file=sys.stderr, flush=True)
+            print(printable(f"nncodec: warning: {entry.path}: {remark}", sys.stderr), file=sys.stderr, flush=True)
         if entry.status in (PARTIAL, FAILED):
             self._failed += 1
             self.error(entry.error or "")
         if entry.status != FAILED:
             # Flushed: a reader sees it when it is true, and a closed pipe fails here, not at exit.
-            print(_printable(line(entry)), file=self._stream, flush=True)
+            print(printable(line(entry), self._stream), file=self._stream, flush=True)
         if self._bar is not None and self._count > 1:
             self._bar.set_postfix_str(f"{self._failed} failed" if self._failed else "", refresh=False)
             self._bar.update()
 
     def error(self, message: str) -> None:
         """One line on stderr."""
-        print(f"nncodec: error: {message}", file=sys.stderr, flush=True)
+        print(printable(f"nncodec: error: {message}", sys.stderr), file=sys.stderr, flush=True)
 
     def summary(self, counts: Mapping[str, int]) -> None:
         """What became of all files, on stderr."""
@@ -77,11 +77,6 @@ def line(entry: Entry) -> str:
         f"  {entry.bpp:.3f} bpp  {entry.seconds:.2f} s"
     )
     return text if entry.psnr is None else f"{text}  {entry.psnr:.2f} dB"
-
-
-def _printable(text: str) -> str:
-    """`text` with escapes for the bytes of a file's name that are no UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _bar(total: int, name: str, unit: str) -> Any:
