@@ -105,6 +105,8 @@ def test_one_input_names_its_output_and_several_need_a_folder(tree: Path) -> Non
     assert targets("in/a.png", output="new/") == {"in/a.png": "new/a.aec"}
     assert compress("in/a.png", "-o", "made/for it/").exit_code == 0
     assert found(Path("made")) == ["for it/a.aec"]
+    assert compress("in/a.png", "-o", "made/q/w/e.aec").exit_code == 0
+    assert found(Path("made")) == ["for it/a.aec", "q/w/e.aec"]
     assert targets("in/a.png", output="in") == {"in/a.png": "in/a.aec"}
     assert targets("-", output="in") == {"-": "in/stdin.aec"}
     assert targets("-") == {"-": "-"}

@@ -123,7 +123,9 @@ def plan(
             return DASH if one.path == DASH else one.path.with_name(name)
         return output / below.with_name(name) if into_folder and output != DASH else output
 
-    folder = output if into_folder else None
+    folder = None
+    if output is not None and output != DASH:
+        folder = output if into_folder else output.parent
     jobs = {(one.path, to): Job(one.path, to, folder, one.key) for one in found for to in [target(one)]}
     _refuse_clashes(jobs.values())
     return Plan(tuple(jobs.values()), tuple(errors))
