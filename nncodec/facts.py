@@ -24,9 +24,7 @@ def info(files: tuple[Path, ...], as_json: bool) -> None:
     """Say what .aec files hold, from their headers alone."""
     from nncodec import weights
 
-    names: dict[bytes, str] = {}
-    for description in weights.descriptions():
-        names.setdefault(description.id, description.name)
+    names = {model_id: found.name for model_id, found in weights.by_id(weights.survey()[0]).items()}
 
     def one(path: Path) -> str:
         data = read_bytes(path)
@@ -99,10 +97,12 @@ def verify(files: tuple[Path, ...]) -> None:
 @click.command()
 @click.option("--kmac", is_flag=True, help="Count multiply-accumulates a pixel of each part (loads torch).")
 def models(kmac: bool) -> None:
-    """List the installed weights."""
+    """List the installed weights; of several with one name -m takes the first."""
     from nncodec import weights
 
-    found = weights.descriptions()
+    found, unusable = weights.survey()
+    for error in unusable.values():
+        click.echo(f"nncodec: warning: {error}", err=True)
     for d in found:
         size = spaced(d.path.stat().st_size)
         line = f"{d.name:9} {d.id.hex()}  {'noise' if d.noise else d.tune:7}  {size} B  {d.path}"
@@ -112,9 +112,9 @@ def models(kmac: bool) -> None:
     if kmac:
         from nncodec.nets.complexity import kmac_per_pixel
 
-        for title, configs in (("", {d.name: d.config for d in found}), (", sizes to train", SIZES)):
+        for title, configs in (("", [(d.name, d.config) for d in found]), (", sizes to train", SIZES.items())):
             click.echo(f"\nkMAC/pixel{title}")
-            for name, config in configs.items():
+            for name, config in configs:
                 parts = "  ".join(f"{part} {value:.2f}" for part, value in kmac_per_pixel(config).items())
                 click.echo(printable(f"{name:9} {parts}", sys.stdout))
 

@@ -92,45 +92,58 @@ def describe(path: Path) -> Description:
         raise ModelMismatchError(f"{path}: not a usable weights file ({error})") from None
 
 
-def descriptions() -> list[Description]:
-    """Every installed weights file; of two with the same name the first found counts.
-
-    Those that leave noise out come last: they may share their id, and the decoder, with plain ones.
-    """
-    found: dict[str, Description] = {}
+def survey() -> tuple[list[Description], dict[Path, ModelMismatchError]]:
+    """Every weights file of `folders`, in their order, and what is wrong with other .safetensors there."""
+    usable, unusable = [], {}
     for folder in folders():
         for path in sorted(folder.glob("*.safetensors")):
-            description = describe(path)
-            found.setdefault(description.name, description)
-    return sorted(found.values(), key=lambda description: bool(description.noise))
+            try:
+                usable.append(describe(path))
+            except ModelMismatchError as error:
+                unusable[path] = error
+    return usable, unusable
+
+
+def by_id(usable: Sequence[Description]) -> dict[bytes, Description]:
+    """The first weights of each id; before those that leave noise out plain ones, which may share id and decoder."""
+    found: dict[bytes, Description] = {}
+    for description in sorted(usable, key=lambda d: bool(d.noise)):
+        found.setdefault(description.id, description)
+    return found
 
 
 def installed() -> list[str]:
-    """Names of the installed weights."""
-    return [d.name for d in descriptions()]
+    """Names of the installed weights; those that leave noise out come last."""
+    return list(dict.fromkeys(d.name for d in sorted(survey()[0], key=lambda d: bool(d.noise))))
 
 
 def find(name: str | None = None, model_id: bytes | None = None, tune: str | None = None) -> Description:
-    """The weights of that name, path or id (default: those of DEFAULTS for `tune`). Raises ModelNotFoundError."""
-    if model_id is not None:
-        for description in descriptions():
-            if description.id == model_id:
-                return description
-        raise ModelNotFoundError(
-            f"the file needs model {model_id.hex()}, installed are {_listing()}; "
-            "put its .safetensors into a folder that NNCODEC_WEIGHTS names"
-        )
+    """The weights of that name, path or id (default: those of DEFAULTS for `tune`).
+
+    Of two files with one name the first found counts; an id is looked for in all. Files that cannot be used are
+    passed over. Raises ModelNotFoundError, ModelMismatchError for a file of that name that cannot be used.
+    """
     wanted = name or DEFAULTS[tune or PSNR]
-    if wanted.endswith(".safetensors"):
+    if model_id is None and wanted.endswith(".safetensors"):
         return describe(Path(wanted))
-    for description in descriptions():
+    usable, unusable = survey()
+    if model_id is None:
+        for path, error in unusable.items():
+            if path.stem == wanted:  # or other weights of that name would be taken in silence
+                raise error
+    listing = ", ".join(f"{d.name} ({d.id.hex()})" for d in usable) or "none"
+    others = "".join(f"; {error}" for error in unusable.values())
+    if model_id is not None:
+        if found := by_id(usable).get(model_id):
+            return found
+        raise ModelNotFoundError(
+            f"the file needs model {model_id.hex()}, installed are {listing}; "
+            f"put its .safetensors into a folder that NNCODEC_WEIGHTS names{others}"
+        )
+    for description in usable:
         if description.name == wanted:
             return description
-    raise ModelNotFoundError(f"no model {wanted!r}; installed are {_listing()}")
-
-
-def _listing() -> str:
-    return ", ".join(f"{d.name} ({d.id.hex()})" for d in descriptions()) or "none"
+    raise ModelNotFoundError(f"no model {wanted!r}; installed are {listing}{others}")
 
 
 def load(description: Description, device: str | torch.device = "cpu") -> Model:

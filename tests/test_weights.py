@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
+from click.testing import CliRunner
 from conftest import ROOT, seeded_net
 
 from nncodec import codec, container, weights
+from nncodec.cli import main
 from nncodec.config import TINY, ModelConfig
 from nncodec.errors import ModelMismatchError, ModelNotFoundError
 from nncodec.train import export
@@ -55,6 +58,39 @@ def test_names_and_ids_find_the_same_file(tiny_path: Path) -> None:
     assert weights.find(model_id=description.id) == description == weights.find(str(tiny_path))
     with pytest.raises(ModelNotFoundError, match="tiny"):
         weights.find("nonsense")
+
+
+@pytest.fixture
+def own(tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of one's own before that of `tiny`: older weights of that name, and a file that is none."""
+    weights.save(export.build(seeded_net(1), export.gaussian_tables()), "tiny", TINY, tmp_path / "tiny.safetensors")
+    (tmp_path / "foreign.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    monkeypatch.setenv("NNCODEC_WEIGHTS", os.pathsep.join([str(tmp_path), str(tiny_path.parent)]))
+    return tmp_path
+
+
+def test_weights_of_one_name_hide_each_other_from_names_alone(own: Path, tiny_path: Path, photo: np.ndarray) -> None:
+    older, newer = weights.describe(own / "tiny.safetensors"), weights.describe(tiny_path)
+    assert weights.find("tiny") == older
+    assert weights.installed().count("tiny") == 1
+    for description in (older, newer):
+        assert weights.find(model_id=description.id) == description
+        path = own / f"{description.id.hex()}.aec"
+        path.write_bytes(codec.compress(photo[:64, :64], 50, codec.load_model(str(description.path))))
+        assert codec.decompress(path.read_bytes()).color.shape == (64, 64, 3)
+        assert "(tiny)" in CliRunner().invoke(main, ["info", str(path)]).stdout
+
+
+def test_a_foreign_file_among_weights_is_passed_over_and_named(own: Path) -> None:
+    listed = CliRunner().invoke(main, ["models"])
+    assert listed.exit_code == 0
+    assert listed.stdout.count("tiny ") == 2
+    assert listed.stderr.startswith(f"nncodec: warning: {own / 'foreign.safetensors'}: not a usable weights file")
+    for wanted in ({"name": "nonsense"}, {"model_id": bytes(8)}):
+        with pytest.raises(ModelNotFoundError, match=r"foreign\.safetensors: not a usable weights file"):
+            weights.find(**wanted)
+    with pytest.raises(ModelMismatchError, match=r"foreign\.safetensors"):
+        weights.find("foreign")
 
 
 @pytest.mark.weights
