@@ -18,7 +18,7 @@ from nncodec import __version__, container, options, weights
 from nncodec.config import QUALITIES, TUNES
 from nncodec.errors import CorruptError, NncodecError
 from nncodec.inputs import named, read_bytes, read_stdin, shortened
-from nncodec.options import PICTURE, Command, Files, files, option
+from nncodec.options import PICTURE, Command, Files, Number, files, option
 
 if TYPE_CHECKING:
     from nncodec.batch.jobs import Job, Plan, Shard
@@ -103,13 +103,9 @@ cat photo.png | nncodec compress - > photo.aec""",
 @option("-q", "--quality", section=PICTURE, metavar="Q", type=click.IntRange(1, QUALITIES),
         help="1 smallest, 100 best. [default: 50]")  # fmt: skip
 @option("--target-size", section=PICTURE, metavar="BYTES", help="At most so many a picture: 50000, 200k, 1.5M.")
-@option("--target-bpp", section=PICTURE, metavar="BPP", type=click.FloatRange(0, min_open=True),
-        help="At most so many bits a pixel.")  # fmt: skip
-@option(
-    "--target-psnr", section=PICTURE, metavar="DB", type=click.FloatRange(0, min_open=True), help="At least so many dB."
-)
-@option("--target-ssim", section=PICTURE, metavar="S", type=click.FloatRange(0, 1, min_open=True, max_open=True),
-        help="At least this SSIM.")  # fmt: skip
+@option("--target-bpp", section=PICTURE, metavar="BPP", type=Number(), help="At most so many bits a pixel.")
+@option("--target-psnr", section=PICTURE, metavar="DB", type=Number(), help="At least so many dB.")
+@option("--target-ssim", section=PICTURE, metavar="S", type=Number(1, max_open=True), help="At least this SSIM.")
 @option("-e", "--effort", section=PICTURE, metavar="0-3", type=click.IntRange(0, 3), default=1,
         help="Time for bytes: 0 rounds, 1 weighs bits against error, 2 and 3 refine (PSNR). [default: 1]")  # fmt: skip
 @option("--tune", section=PICTURE, type=click.Choice(TUNES),
@@ -155,7 +151,7 @@ def compress(
         raise click.UsageError("give only one of --quality and the --target options")
     if denoise and (target_psnr or target_ssim or verify):
         raise click.UsageError("--denoise goes without --target-psnr, --target-ssim and --verify: the input is noisy")
-    size = _bytes(target_size) if target_size else None
+    size = None if target_size is None else _bytes(target_size)
     if not any(targets):
         quality = quality or 50
     plan = _plan(files, jobs.AEC, jobs.PICTURES)
@@ -373,7 +369,7 @@ def _bytes(text: str) -> int:
     unit = {"k": 1000, "M": 1_000_000}.get(text[-1:], 1)
     try:
         value = int(float(text[:-1] if unit > 1 else text) * unit)
-    except ValueError:
+    except (ValueError, OverflowError):
         value = 0
     if value <= 0:
         raise click.UsageError(f"--target-size {text!r}: write 50000, 200k or 1.5M")

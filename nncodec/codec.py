@@ -57,9 +57,15 @@ def load_model(
 ) -> Model:
     """Installed weights by name, path or id, loaded once a process. Default device: CUDA if present.
 
-    Without a name or an id, the default weights for what is tuned for.
+    Without a name or an id, the default weights for what is tuned for. Raises ModelError, or InputError for a device
+    that cannot be used.
     """
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=chosen).item()  # 'meta' gives tensors, but no numbers
+    except (RuntimeError, AssertionError, ImportError) as error:  # no such name, not in this build, no driver
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {chosen!r} cannot be used: {reason:.100}; 'cpu' always can") from None
     with _loading:
         return _load(weights.find(name, model_id, tune).path, chosen)
 

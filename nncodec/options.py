@@ -5,6 +5,7 @@ Knows click; what the options lead to is the commands'.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,19 @@ class Option(click.Option):
     def get_help_extra(self, ctx: click.Context) -> Any:
         """What follows the help text in brackets; the texts themselves say the ranges."""
         return {key: value for key, value in super().get_help_extra(ctx).items() if key != "range"}
+
+
+class Number(click.FloatRange):
+    """A positive number up to `most`; not NaN, which a FloatRange lets through."""
+
+    def __init__(self, most: float = 1e9, max_open: bool = False) -> None:
+        super().__init__(0, most, min_open=True, max_open=max_open)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
 
 
 class Command(click.Command):

@@ -74,7 +74,7 @@ def to_size(
     def beyond(least: float) -> str:
         return f"{size} bytes cannot be reached; quality 1 takes {least:.0f}"
 
-    return _meet(picture, math.log(size), model, effort, tune, progress, value, _SIZE, beyond)
+    return _meet(picture, math.log(max(size, 1)), model, effort, tune, progress, value, _SIZE, beyond)
 
 
 def to_psnr(
@@ -89,6 +89,8 @@ def to_psnr(
 
     `tune` and `progress` are those of `codec.compress`; progress is called anew for each try.
     """
+    if not math.isfinite(psnr):
+        raise InputError(f"PSNR {psnr} is not a number of dB")
 
     def value(data: bytes) -> tuple[float, float]:
         return (dB := measured_psnr(io.BytesIO(data), picture, model)), dB

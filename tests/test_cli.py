@@ -201,6 +201,32 @@ def test_wrong_usage_exits_with_2(png: Path) -> None:
     assert call("nonsense").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("size", "inf"), ("size", "1e999k"), ("size", "nan"), ("size", ""), ("bpp", "inf"), ("bpp", "nan"),
+     ("psnr", "inf"), ("psnr", "nan"), ("ssim", "nan"), ("ssim", "1")],
+)  # fmt: skip
+def test_targets_that_are_no_numbers_are_wrong_usage(png: Path, option: str, value: str) -> None:
+    result = call("compress", png, f"--target-{option}={value}", "-m", "tiny")
+    assert result.exit_code == 2
+    assert f"--target-{option}" in result.stderr.splitlines()[-1]
+
+
+def test_no_target_is_too_small_to_be_refused_clearly(png: Path) -> None:
+    result = call("compress", png, "--target-bpp", "0.0001", "-m", "tiny")
+    assert result.exit_code == 1
+    assert f"nncodec: error: {png}: 0 bytes cannot be reached; quality 1 takes" in result.stderr
+
+
+@pytest.mark.parametrize("device", ["foo", "meta", "hpu", "cuda:99"])
+def test_unusable_device_is_named(png: Path, aec: Path, device: str) -> None:
+    for command, path in (("compress", png), ("decompress", aec)):
+        result = call(command, path, "--device", device, "-f")
+        assert result.exit_code == 1
+        assert f"device '{device}' cannot be used: " in result.stderr
+        assert "unexpected" not in result.stderr
+
+
 def test_models_counts_multiply_accumulates(tmp_path: Path, tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NNCODEC_WEIGHTS", str(tmp_path))
     weights.save(safetensors.torch.load_file(tiny_path), "fast", TINY, tmp_path / "fast.safetensors")

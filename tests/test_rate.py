@@ -98,6 +98,13 @@ def test_unreachable_targets_say_what_is_reachable(tiny: Model, photo: np.ndarra
         rate.to_psnr(Picture(photo), 99.0, tiny)
 
 
+@pytest.mark.parametrize("target", [math.nan, math.inf])
+def test_targets_that_are_no_numbers_are_refused(tiny: Model, photo: np.ndarray, target: float) -> None:
+    for to in (rate.to_psnr, rate.to_ssim):
+        with pytest.raises(InputError, match=f" {target} is not"):
+            to(Picture(photo), target, tiny)
+
+
 def test_targets_on_the_command_line(tiny_path: Path, tmp_path: Path, photo: np.ndarray) -> None:
     source = tmp_path / "photo.png"
     Image.fromarray(photo).save(source)
