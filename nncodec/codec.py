@@ -333,7 +333,7 @@ class _Job:
     def mended(self, decoded: Picture) -> Picture:
         """The decoded picture with its holes filled and what is missing said. Raises CorruptError."""
         whole = Rect(0, 0, self.header.height, self.header.width)
-        self._salvage.fill(decoded.color, self._crop or whole, self._preview or 1)
+        self._salvage.fill(decoded.color, self._crop or whole, len(self._tiles), self._preview or 1)
         return replace(decoded, damage=tuple(self._salvage.damage))
 
     def bands(self) -> Iterator[Picture]:

@@ -39,11 +39,13 @@ class Salvage:
             self.damage.append(Damage(section, str(error), area))
             return None
 
-    def fill(self, color: NDArray[Any], shown: Rect, factor: int = 1) -> None:
-        """Fill the damaged areas of the decoded color planes. Raises CorruptError if no other are left.
+    def fill(self, color: NDArray[Any], shown: Rect, tiles: int, factor: int = 1) -> None:
+        """Fill the damaged areas of the decoded color planes. Raises CorruptError if all `tiles` of a file are.
 
         `shown` is what part of the picture `color` is, `factor` how many times smaller.
         """
+        if sum(damage.area is not None for damage in self.damage) == tiles:
+            raise CorruptError("no tile is intact; there is nothing to decode")
         areas = []
         for damage in self.damage:
             if damage.area is not None and tiling.meets(damage.area, shown):
@@ -57,21 +59,24 @@ class Salvage:
 
 
 def fill(color: NDArray[np.generic], areas: Sequence[Rect]) -> None:
-    """Overwrite `areas` of color [H, W] or [H, W, 3] by a smooth continuation of what surrounds them, in place.
+    """Overwrite disjoint `areas` of color [H, W] or [H, W, 3] by a smooth continuation of what surrounds them.
 
     Push and pull over a pyramid of means (Gortler et al., SIGGRAPH 1996): far from the border of a hole
-    the colors are those of a wider surrounding. Raises CorruptError if the areas cover everything.
+    the colors are those of a wider surrounding. Where the areas cover everything it becomes mid-grey.
     """
     height, width = color.shape[:2]
-    rows, columns = -(-height // CELL), -(-width // CELL)
-    weight = np.ones((rows, columns), np.float32)
+    intact = np.outer(_cells(0, height, height), _cells(0, width, width))
     for area in areas:
-        weight[area.top // CELL : -(-area.bottom // CELL), area.left // CELL : -(-area.right // CELL)] = 0
-    if not weight.any():
-        raise CorruptError("no tile is intact; there is nothing to decode")
+        color[area.top : area.bottom, area.left : area.right] = 0
+        intact -= np.outer(_cells(area.top, area.bottom, height), _cells(area.left, area.right, width))
+    if not intact.any():
+        color[:] = 256**color.itemsize // 2
+        return
+    weight = (intact > 0).astype(np.float32)
     planes = color[..., None] if color.ndim == 2 else color
     for c in range(planes.shape[2]):
-        smooth = Image.fromarray(_pull(_cell_means(planes[..., c]), weight))
+        means = (_cell_sums(planes[..., c]) / np.maximum(intact, 1)).astype(np.float32)
+        smooth = Image.fromarray(_pull(means, weight))
         for area in areas:
             bottom, right = min(area.bottom, height), min(area.right, width)
             if bottom <= area.top or right <= area.left:
@@ -81,14 +86,17 @@ def fill(color: NDArray[np.generic], areas: Sequence[Rect]) -> None:
             planes[area.top : bottom, area.left : right, c] = np.asarray(patch).round().astype(color.dtype)
 
 
-def _cell_means(plane: NDArray[np.generic]) -> NDArray[np.float32]:
-    """f32 [ceil(H / CELL), ceil(W / CELL)]: mean of each cell of plane [H, W]."""
-    height, width = plane.shape
-    tops, lefts = np.arange(0, height, CELL), np.arange(0, width, CELL)
-    sums = np.add.reduceat(np.add.reduceat(plane, tops, 0, dtype=np.int64), lefts, 1)
-    counts = np.minimum(height - tops, CELL)[:, None] * np.minimum(width - lefts, CELL)
-    means: NDArray[np.float32] = (sums / counts).astype(np.float32)
-    return means
+def _cells(first: int, stop: int, size: int) -> NDArray[np.int64]:
+    """How many of the pixels first..stop - 1 each cell of a side of `size` pixels has."""
+    edges = np.arange(0, size + CELL, CELL).clip(first, min(stop, size))
+    return np.diff(edges)
+
+
+def _cell_sums(plane: NDArray[np.generic]) -> NDArray[np.int64]:
+    """int64 [ceil(H / CELL), ceil(W / CELL)]: sum of each cell of plane [H, W]."""
+    tops, lefts = (np.arange(0, size, CELL) for size in plane.shape)
+    sums: NDArray[np.int64] = np.add.reduceat(np.add.reduceat(plane, tops, 0, dtype=np.int64), lefts, 1)
+    return sums
 
 
 def _pull(mean: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:

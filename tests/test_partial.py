@@ -222,3 +222,23 @@ def test_crops_and_previews_are_filled_too(tiny: Model, file: bytes) -> None:
     small = codec.decompress(damaged, model=tiny, partial=True, preview=4)
     assert [d.section for d in small.damage] == ["tile 5"]
     assert small.color.shape == (40, 52, 3)
+
+
+def test_what_is_shown_decides_over_what_is_left(tiny: Model, photo: np.ndarray) -> None:
+    """4 tiles; parts and previews smaller than the cells that fillings are made of."""
+    sound = codec.compress(photo[:64, :64].repeat(4, 1), 60, tiny, tile_log2=6)
+    damaged = spoil(sound, 0)
+    crop = codec.decompress(damaged, model=tiny, partial=True, crop=(60, 0, 8, 8))
+    expected = codec.decompress(damaged, model=tiny, partial=True).color[:8, 64:68]
+    assert (crop.color[:, 4:] == expected).all()
+    mean = np.rint(expected.mean((0, 1)))
+    assert np.abs(crop.color[:, :4].astype(int) - mean).max() <= 1
+    small = codec.decompress(damaged, model=tiny, partial=True, preview=32)
+    assert [d.section for d in small.damage] == ["tile 0"]
+    assert np.abs(small.color[:, :2] - small.color[:, 2:].mean((0, 1))).max() <= 1
+    lost = codec.decompress(damaged, model=tiny, partial=True, crop=(0, 0, 20, 20))
+    assert (lost.color == 128).all()
+    assert [d.section for d in lost.damage] == ["tile 0"]
+    for part in ({"preview": 32}, {}):
+        with pytest.raises(CorruptError, match="no tile is intact"):
+            codec.decompress(spoil(sound, *range(4)), model=tiny, partial=True, **part)
