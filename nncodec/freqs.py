@@ -42,7 +42,7 @@ class Tables:
     @classmethod
     def stored(cls, reach: NDArray[np.int32], half: NDArray[np.int32]) -> Tables:
         """As weights files hold them: with ROWS rows, or FIRST of them, which then serve the first pass as well."""
-        if len(reach) == len(half) == FIRST:
+        if reach.shape == half.shape[:1] == (FIRST,):
             reach, half = np.tile(reach, 2), np.tile(half, (2, 1))
         return cls(reach, half)
 

@@ -207,6 +207,8 @@ def _check_shapes(
     for name, shape in networks.items():
         if tuple(tensors[name].shape) != shape:
             raise ModelMismatchError(f"tensor {name} is {tuple(tensors[name].shape)} where {shape} is needed")
+        if not tensors[name].is_floating_point():
+            raise ModelMismatchError(f"tensor {name} is {tensors[name].dtype} where floating point is needed")
 
 
 def model_id(tensors: Mapping[str, torch.Tensor], config: ModelConfig) -> bytes:

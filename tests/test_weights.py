@@ -164,6 +164,12 @@ HOSTILE = {
     "one tensor more": (lambda t, m, c: t.update({"scale.pass0.depthwise": torch.zeros(1)}), "depthwise' is unknown"),
     "another type": (lambda t, m, c: t.update({"log_gain.rows": t["log_gain.rows"].bfloat16()}), "is torch.bfloat16"),
     "tables of floats": (lambda t, m, c: t.update({"tables.half": t["tables.half"].float()}), "not int32"),
+    "a scalar reach": (lambda t, m, c: t.update({"tables.reach": torch.tensor(1, dtype=torch.int32)}), r"shapes \(\)"),
+    "a scalar half": (lambda t, m, c: t.update({"tables.half": torch.tensor(1, dtype=torch.int32)}), r"and \(\)"),
+    "integers for a network": (
+        lambda t, m, c: t.update({"g_s.head.weight": t["g_s.head.weight"].int()}),
+        "tensor g_s.head.weight is torch.int32 where floating point",
+    ),
     "scales of floats": (lambda t, m, c: t.update({"scale.z_in": t["scale.z_in"].float()}), "z_in: .* is needed"),
     "inexact sums": (lambda t, m, c: t["scale.pass1.depthwise"].fill_(2**31 - 1), "over the exact"),
     "tables that do not sum": (lambda t, m, c: t["tables.half"][5, 0].add_(1), "table 5: .* not 16777216"),
