@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from functools import partial as partial_
+from numbers import Real
+from operator import index
 from pathlib import Path
 from threading import Lock
 from typing import IO
@@ -53,7 +56,7 @@ def _load(path: Path, device: str) -> Model:
 
 
 def load_model(
-    name: str | None = None, device: str | None = None, model_id: bytes | None = None, tune: str | None = None
+    name: str | Path | None = None, device: str | None = None, model_id: bytes | None = None, tune: str | None = None
 ) -> Model:
     """Installed weights by name, path or id, loaded once a process. Default device: CUDA if present.
 
@@ -102,7 +105,7 @@ def _rows_of(image: Image_ | Rows, max_pixels: int) -> Iterator[Rows]:
 def compress(
     image: Image_ | Rows,
     quality: int = 50,
-    model: str | Model | None = None,
+    model: str | Path | Model | None = None,
     *,
     effort: int = DEFAULT,
     tune: str | None = None,
@@ -154,6 +157,11 @@ def compress(
         raise InputError(f"effort is {effort!r}; the levels are {', '.join(map(str, LEVELS))}")
     if tune not in (None, *TUNES):
         raise InputError(f"tune is {tune!r}; it must be one of {', '.join(TUNES)}")
+    if not isinstance(error_factor, Real) or not 0 < error_factor < math.inf:
+        raise InputError(f"error_factor is {error_factor!r}; it must be a positive number")
+    least, most = container.TILE_LOG2_MIN, container.TILE_LOG2_MAX
+    if not isinstance(tile_log2, int) or not least <= tile_log2 <= most:
+        raise InputError(f"tile_log2 is {tile_log2!r}; it must be a whole number from {least} to {most}")
     left_out = picture.to_strip(strip)
     with _rows_of(image, max_pixels) as source:
         of = picture.stripped(source.outline, left_out)
@@ -168,17 +176,15 @@ def compress(
         filtered = encoding.filters(loaded, effort, of)
         header = Header(of.width, of.height, quality, loaded.id, color, of.bit_depth, tile_log2, hidden, filtered)
         blocks = ((SectionType.ICC, of.icc), (SectionType.EXIF, of.exif), (SectionType.XMP, of.xmp))
-        try:
-            sections = [Section(kind, container.deflate(block)) for kind, block in blocks if block]
-            sections += encoding.sections(loaded, header, source, effort, tune or loaded.tune, error_factor, progress)
-            return container.pack(header, sections)
-        except ValueError as error:
-            raise InputError(str(error)) from None
+        sections = [Section(kind, container.deflate(block)) for kind, block in blocks if block]
+        container.check_room(header, of.has_alpha, len(sections))
+        sections += encoding.sections(loaded, header, source, effort, tune or loaded.tune, error_factor, progress)
+        return container.pack(header, sections)
 
 
 def denoise(
     image: Image_ | Rows,
-    model: str | Model = weights.DENOISE,
+    model: str | Path | Model = weights.DENOISE,
     *,
     max_pixels: int = container.PIXELS_MAX,
     device: str | None = None,
@@ -360,7 +366,10 @@ class _Job:
 
 
 def _inside(crop: Crop, header: Header) -> Rect:
-    x, y, width, height = crop
+    try:
+        x, y, width, height = map(index, crop)
+    except (TypeError, ValueError):
+        raise InputError(f"crop is {crop!r}; give four whole numbers: x, y, width, height") from None
     if x < 0 or y < 0 or width < 1 or height < 1 or x + width > header.width or y + height > header.height:
         raise InputError(
             f"crop {width}x{height} at {x},{y} is not inside the picture of {header.width}x{header.height}; "

@@ -110,6 +110,16 @@ class Entry:
     crc: int
 
 
+def check_room(header: Header, alpha: bool, blocks: int) -> None:
+    """Raises InputError where no file can hold such a picture and so many blocks of metadata."""
+    if max(header.width, header.height) > SIDE_MAX:
+        raise InputError(
+            f"picture of {header.width}x{header.height} has over {SIDE_MAX} pixels on a side; cut it in two"
+        )
+    if (count := header.tiles * (1 + alpha) + blocks) > SECTIONS_MAX:
+        raise InputError(f"{count} sections are more than {SECTIONS_MAX}; use larger tiles")
+
+
 def pack(header: Header, sections: list[Section]) -> bytes:
     """Serialize; `sections` are in file order. Raises ValueError when they break the format."""
     if len(sections) > SECTIONS_MAX:

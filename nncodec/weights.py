@@ -117,13 +117,13 @@ def installed() -> list[str]:
     return list(dict.fromkeys(d.name for d in sorted(survey()[0], key=lambda d: bool(d.noise))))
 
 
-def find(name: str | None = None, model_id: bytes | None = None, tune: str | None = None) -> Description:
+def find(name: str | Path | None = None, model_id: bytes | None = None, tune: str | None = None) -> Description:
     """The weights of that name, path or id (default: those of DEFAULTS for `tune`).
 
     Of two files with one name the first found counts; an id is looked for in all. Files that cannot be used are
     passed over. Raises ModelNotFoundError, ModelMismatchError for a file of that name that cannot be used.
     """
-    wanted = name or DEFAULTS[tune or PSNR]
+    wanted = str(name or DEFAULTS[tune or PSNR])
     if model_id is None and wanted.endswith(".safetensors"):
         return describe(Path(wanted))
     usable, unusable = survey()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import nncodec
 from nncodec import codec, container, decoding, encoding, picture, tiling
 from nncodec.container import Color, Header, SectionType
 from nncodec.errors import CorruptError, FormatError, InputError, LimitError, ModelNotFoundError
+from nncodec.picture import Outline
 from nncodec.weights import Model
 
 
@@ -194,6 +195,58 @@ def test_unknown_model_is_named(tiny: Model, photo: np.ndarray) -> None:
 def test_bad_quality_is_refused(tiny: Model, photo: np.ndarray, quality: object) -> None:
     with pytest.raises(InputError, match="quality"):
         codec.compress(photo, quality, tiny)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"tile_log2": value} for value in (5, 13, 7.0, "6", None)]
+    + [{"error_factor": value} for value in (float("nan"), float("inf"), 0, -1, "1", None)],
+)
+def test_bad_arguments_are_refused(tiny: Model, photo: np.ndarray, wrong: dict[str, Any]) -> None:
+    ((name, value),) = wrong.items()
+    with pytest.raises(InputError, match=f"{name} is {value!r}; it must be"):
+        codec.compress(photo, 50, tiny, **wrong)
+
+
+@pytest.mark.parametrize("crop", [(1, 2, 3), (1, 2, 3, 4, 5), (0.5, 0, 8, 8), (0, 0, 8.0, 8), 7, "abcd"])
+def test_bad_crop_is_refused(tiny: Model, photo: np.ndarray, crop: Any) -> None:
+    data = codec.compress(photo[:16, :16], 50, tiny, effort=0)
+    with pytest.raises(InputError, match=r"crop is .*; give four whole numbers"):
+        codec.decompress(data, crop=crop, model=tiny)
+    assert codec.decompress(data, crop=tuple(np.array([0, 0, 8, 8])), model=tiny).width == 8  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An outline whose rows nobody may ask for."""
+
+    outline: Outline
+    remarks: tuple[str, ...] = ()
+
+    def rows(self, top: int, bottom: int) -> picture.Picture:
+        pytest.fail("rows were read")
+
+
+@pytest.mark.parametrize(
+    ("outline", "words"),
+    [(Outline(1 << 24 | 1, 1, False, False, 8), "has over 16777216 pixels on a side"),
+     (Outline(16384, 16384, False, False, 8, b"icc"), "65537 sections are more than 65535"),
+     (Outline(16384, 8192, False, True, 8), "65536 sections")],
+)  # fmt: skip
+def test_what_no_file_can_hold_is_refused_before_it_is_read(tiny: Model, outline: Outline, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        codec.compress(Claim(outline), 50, tiny, tile_log2=6)
+
+
+def test_weights_are_named_by_paths_too(tiny_path: Path, tiny: Model, photo: np.ndarray) -> None:
+    small = photo[:16, :16]
+    assert codec.compress(small, 50, tiny_path) == codec.compress(small, 50, tiny)
+
+
+def test_a_bug_is_no_bad_input(tiny: Model, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "sections", lambda *_: [container.Section(SectionType.TILE, b"")])
+    with pytest.raises(ValueError, match="refusing to write an invalid file"):
+        codec.compress(photo, 50, tiny)
 
 
 @pytest.mark.parametrize(
