@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from functools import partial as partial_
@@ -92,14 +92,22 @@ def as_picture(image: Image_) -> Picture:
 
 @contextmanager
 def _rows_of(image: Image_ | Rows, max_pixels: int) -> Iterator[Rows]:
-    """Rows of a picture; a file that is large is not read whole."""
-    if isinstance(image, (str, Path)):
-        with rows.opened(image, max_pixels) as found:
-            yield found
-    elif isinstance(image, (np.ndarray, Image.Image)) or not hasattr(image, "rows"):
-        yield as_picture(image)  # type: ignore[arg-type]
-    else:
-        yield image
+    """Rows of a picture; a file that is large is not read whole. Warns the caller's caller of what cannot be kept.
+
+    Raises InputError for more than `max_pixels`.
+    """
+    with ExitStack() as stack:
+        if isinstance(image, (str, Path)):
+            source = stack.enter_context(rows.opened(image, max_pixels))
+        elif isinstance(image, (np.ndarray, Image.Image)) or not hasattr(image, "rows"):
+            source = as_picture(image)  # type: ignore[arg-type]
+        else:
+            source = image
+        if source is not image:  # who read the picture himself has its remarks
+            for remark in source.remarks:
+                warnings.warn(f"{image if isinstance(image, (str, Path)) else 'picture'}: {remark}", PictureWarning, 4)
+        picture.check_size(source.outline.width, source.outline.height, max_pixels)
+        yield source
 
 
 def compress(
@@ -165,10 +173,6 @@ def compress(
     left_out = picture.to_strip(strip)
     with _rows_of(image, max_pixels) as source:
         of = picture.stripped(source.outline, left_out)
-        if source is not image:  # who read the picture himself has its remarks
-            for remark in source.remarks:
-                warnings.warn(f"{image if isinstance(image, (str, Path)) else 'picture'}: {remark}", PictureWarning, 2)
-        picture.check_size(of.width, of.height, max_pixels)
         loaded = model if isinstance(model, Model) else load_model(model, device, tune=tune)
         encoding.check(loaded, of)
         color = Color.GREY if of.is_grey else Color.RGB
@@ -198,6 +202,8 @@ def denoise(
         Name or path of weights that were trained with noise, or a loaded Model.
     progress
         Called with (windows done, windows in all).
+
+    What reading a picture has to give up is said by a PictureWarning.
 
     Raises
     ------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image
 
 from nncodec import codec, container, decoding, denoising, encoding, metrics, tiling, weights
 from nncodec.cli import main
-from nncodec.errors import InputError, ModelMismatchError
+from nncodec.errors import InputError, ModelMismatchError, PictureWarning
 from nncodec.picture import Picture
 from nncodec.tiling import Rect
 from nncodec.weights import Model
@@ -79,6 +80,17 @@ def test_alpha_depth_grey_and_blocks_are_kept(model: Model, photo: np.ndarray) -
 def test_plain_weights_are_refused(tiny: Model, photo: np.ndarray) -> None:
     with pytest.raises(InputError, match="tiny were not trained to remove noise"):
         codec.denoise(photo, tiny)
+
+
+def test_limits_and_warnings_are_those_of_compress(model: Model, photo: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "animated.gif"
+    Image.new("L", (20, 20)).save(path, save_all=True, append_images=[Image.new("L", (20, 20), 200)])
+    for work in (codec.denoise, partial(codec.compress, quality=50)):
+        with pytest.raises(InputError, match="208x160 is over the limit of 33279 pixels"):
+            work(photo, model=model, max_pixels=208 * 160 - 1)
+        with pytest.warns(PictureWarning, match=r"animated\.gif: holds 2 frames") as caught:
+            work(path, model=model)
+        assert caught[0].filename == __file__
 
 
 def test_refinement_keeps_what_the_latents_say(model: Model, photo: np.ndarray) -> None:
