@@ -158,7 +158,8 @@ def compress(
     from nncodec import codec, denoising, picture, rate, rows  # after all that usage errors need: torch takes seconds
 
     options.set_threads(threads, files.jobs)
-    loaded = codec.load_model(model or (weights.DENOISE if denoise else None), device, tune=tune)
+    found = weights.find(model or (weights.DENOISE if denoise else None), tune=tune)
+    loaded = codec.load_model(found.path, device)
     if denoise:
         denoising.check(loaded)
 
@@ -195,7 +196,8 @@ def compress(
         return run.Facts(of.width, of.height, len(data), psnr, remarks=tuple(image.remarks))
 
     settings: Settings = {
-        "model": loaded.id.hex(),
+        "model": loaded.name,
+        "weights": weights.fingerprint(found),
         "effort": effort,
         "tune": tune or loaded.tune,
         "quality": quality,
@@ -310,7 +312,8 @@ def denoise(files: Files, model: str, max_pixels: int, device: str | None, threa
     from nncodec import codec, denoising, rows  # after all that usage errors need: torch takes seconds
 
     options.set_threads(threads, files.jobs)
-    loaded = codec.load_model(model, device)
+    found = weights.find(model)
+    loaded = codec.load_model(found.path, device)
 
     def one(job: Job, file: IO[bytes], progress: run.Progress) -> run.Facts:
         suffix = ".png" if job.target == jobs.DASH else job.target.suffix
@@ -319,7 +322,7 @@ def denoise(files: Files, model: str, max_pixels: int, device: str | None, threa
             of = named(job.source, lambda: rows.save(file, suffix, image.outline, bands))
         return run.Facts(of.width, of.height, file.tell(), remarks=tuple(image.remarks))
 
-    _run(files, plan, one, {"model": model, "denoise": True})
+    _run(files, plan, one, {"model": loaded.name, "weights": weights.fingerprint(found), "denoise": True})
 
 
 def _plan(files: Files, suffix: str, wanted: Collection[str]) -> Plan:

@@ -146,6 +146,12 @@ def find(name: str | Path | None = None, model_id: bytes | None = None, tune: st
     raise ModelNotFoundError(f"no model {wanted!r}; installed are {listing}{others}")
 
 
+def fingerprint(description: Description) -> str:
+    """The id that files carry, and a digest of the whole weights file, which covers the encoder too."""
+    digest = hashlib.sha256(description.path.read_bytes()).hexdigest()
+    return f"{description.id.hex()} (file sha256 {digest[:8]})"
+
+
 def load(description: Description, device: str | torch.device = "cpu") -> Model:
     """Read, check and build a model. The entropy model stays on the CPU whatever `device` is.
 

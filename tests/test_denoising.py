@@ -151,6 +151,16 @@ def test_a_file_of_the_clean_picture_is_one_of_the_plain_weights(both: Path, tin
     assert out.stat().st_size <= 700
 
 
+def test_a_manifest_tells_encoders_of_one_id_apart(both: Path) -> None:
+    command = ("compress", both / "night.png", "--manifest", both / "m.jsonl", "-f", "-m")
+    call(*command, "tiny")
+    assert "finished before" in call(*command, "tiny")
+    assert "finished before" not in call(*command, "denoise")
+    settings = json.loads((both / "m.jsonl").read_text().splitlines()[-1])["settings"]
+    assert settings["model"] == "denoise"
+    assert settings["weights"] == weights.fingerprint(weights.find("denoise"))
+
+
 def test_odd_noise_in_metadata_is_refused(tiny_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     tensors = safetensors.torch.load_file(tiny_path)

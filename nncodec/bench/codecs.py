@@ -6,7 +6,6 @@ without metadata, and its rate is that of the whole file it writes.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import io
 import math
@@ -14,15 +13,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image, features
 
 from nncodec.config import TUNES
 from nncodec.errors import InputError, ModelError
-
-if TYPE_CHECKING:
-    from nncodec.weights import Description
 
 Encode = Callable[[Image.Image, float, int], bytes]
 """(RGB picture, quality, threads) -> file."""
@@ -246,7 +242,7 @@ def nncodec(model: str, effort: int | None = None, tune: str | None = None) -> C
     usual = level == efforts.DEFAULT
     name = f"{OURS}:{model}" + ("" if usual else f":e{level}") + (f":{tune}" if tune else "")
     try:
-        description = weights.find(model)
+        found = weights.find(model)
     except ModelError as error:
         return Missing(name, str(error))
     if level not in efforts.LEVELS:
@@ -265,8 +261,8 @@ def nncodec(model: str, effort: int | None = None, tune: str | None = None) -> C
     return Codec(
         name=name,
         label=f"nncodec {model}" + ("" if usual else f", effort {level}") + (f", tuned for {tune}" if tune else ""),
-        settings=f"nncodec {package.__version__}; model {model} {_identity(description)}; effort {level}, "
-        f"tuned for {tune or description.tune}, CPU",
+        settings=f"nncodec {package.__version__}; model {model} {weights.fingerprint(found)}; effort {level}, "
+        f"tuned for {tune or found.tune}, CPU",
         ladder=(1, 14, 28, 42, 56, 70, 85, 100),
         quick=(10, 35, 60, 85),
         encode=encode,
@@ -383,12 +379,6 @@ def nearest_rate(
 
 def _pillow() -> str:
     return f"Pillow {version('pillow')}"
-
-
-def _identity(description: Description) -> str:
-    """The id that files carry, and a digest of the whole weights file, which covers the encoder too."""
-    digest = hashlib.sha256(description.path.read_bytes()).hexdigest()
-    return f"{description.id.hex()} (file sha256 {digest[:8]})"
 
 
 def _torch_threads(threads: int) -> None:
