@@ -178,11 +178,11 @@ def compress(
                 progress=progress,
             )
         if target_psnr is not None:
-            return rate.to_psnr(known, target_psnr, loaded, effort, tune, progress).data
+            return rate.to_psnr(known, target_psnr, loaded, effort, tune, progress, max_pixels).data
         if target_ssim is not None:
-            return rate.to_ssim(known, target_ssim, loaded, effort, tune, progress).data
+            return rate.to_ssim(known, target_ssim, loaded, effort, tune, progress, max_pixels).data
         limit = size or int((target_bpp or 0) * known.width * known.height / 8)
-        return rate.to_size(known, limit, loaded, effort, tune, progress).data
+        return rate.to_size(known, limit, loaded, effort, tune, progress, max_pixels).data
 
     def one(job: Job, file: IO[bytes], progress: run.Progress) -> run.Facts:
         with rows.opened(read_stdin() if job.source == jobs.DASH else job.source, max_pixels) as image:
@@ -192,7 +192,9 @@ def compress(
             known = rows.gathered(of, [image.rows(0, of.height)]) if whole else None
             data = named(job.source, lambda: encode(image, known, progress))
         file.write(data)
-        psnr = named(job.source, lambda: rate.measured_psnr(file, known, loaded)) if verify and known else None
+        psnr = (
+            named(job.source, lambda: rate.measured_psnr(file, known, loaded, max_pixels)) if verify and known else None
+        )
         return run.Facts(of.width, of.height, len(data), psnr, remarks=tuple(image.remarks))
 
     settings: Settings = {

@@ -16,6 +16,7 @@ import numpy as np
 
 from nncodec import codec, metrics
 from nncodec.config import QUALITIES
+from nncodec.container import PIXELS_MAX
 from nncodec.decoding import Progress
 from nncodec.effort import DEFAULT
 from nncodec.errors import CorruptError, InputError
@@ -62,10 +63,11 @@ def to_size(
     effort: int = DEFAULT,
     tune: str | None = None,
     progress: Progress | None = None,
+    max_pixels: int = PIXELS_MAX,
 ) -> Found:
     """The best file of at most `size` bytes. Raises InputError, saying what is reachable.
 
-    `tune` and `progress` are those of `codec.compress`; progress is called anew for each try.
+    `tune`, `progress` and `max_pixels` are those of `codec.compress`; progress is called anew for each try.
     """
 
     def value(data: bytes) -> tuple[float, float]:
@@ -74,7 +76,7 @@ def to_size(
     def beyond(least: float) -> str:
         return f"{size} bytes cannot be reached; quality 1 takes {least:.0f}"
 
-    return _meet(picture, math.log(max(size, 1)), model, effort, tune, progress, value, _SIZE, beyond)
+    return _meet(picture, math.log(max(size, 1)), model, effort, tune, progress, max_pixels, value, _SIZE, beyond)
 
 
 def to_psnr(
@@ -84,21 +86,22 @@ def to_psnr(
     effort: int = DEFAULT,
     tune: str | None = None,
     progress: Progress | None = None,
+    max_pixels: int = PIXELS_MAX,
 ) -> Found:
     """The smallest file of at least `psnr` dB (over RGB or grey). Raises InputError, saying what is reachable.
 
-    `tune` and `progress` are those of `codec.compress`; progress is called anew for each try.
+    `tune`, `progress` and `max_pixels` are those of `codec.compress`; progress is called anew for each try.
     """
     if not math.isfinite(psnr):
         raise InputError(f"PSNR {psnr} is not a number of dB")
 
     def value(data: bytes) -> tuple[float, float]:
-        return (dB := measured_psnr(io.BytesIO(data), picture, model)), dB
+        return (dB := measured_psnr(io.BytesIO(data), picture, model, max_pixels)), dB
 
     def beyond(most: float) -> str:
         return f"{psnr:g} dB cannot be reached; quality {QUALITIES} gives {most:.2f} dB"
 
-    return _meet(picture, psnr, model, effort, tune, progress, value, _PSNR, beyond)
+    return _meet(picture, psnr, model, effort, tune, progress, max_pixels, value, _PSNR, beyond)
 
 
 def to_ssim(
@@ -108,17 +111,18 @@ def to_ssim(
     effort: int = DEFAULT,
     tune: str | None = None,
     progress: Progress | None = None,
+    max_pixels: int = PIXELS_MAX,
 ) -> Found:
     """The smallest file of at least this SSIM (mean over RGB or grey, 8 bits). Raises InputError.
 
-    `tune` and `progress` are those of `codec.compress`; progress is called anew for each try.
+    `tune`, `progress` and `max_pixels` are those of `codec.compress`; progress is called anew for each try.
     """
     if not 0 < ssim < 1:
         raise InputError(f"SSIM {ssim:g} is not between 0 and 1")
     original = _bytes_of(picture)
 
     def value(data: bytes) -> tuple[float, float]:
-        similarity = metrics.ssim(original, _bytes_of(codec.decompress(data, model=model)))
+        similarity = metrics.ssim(original, _bytes_of(codec.decompress(data, model=model, max_pixels=max_pixels)))
         return min(metrics.similarity_db(similarity), 99.0), similarity
 
     def beyond(most: float) -> str:
@@ -126,7 +130,7 @@ def to_ssim(
 
     if min(original.shape[:2]) < metrics.WINDOW:
         raise InputError(f"SSIM needs a picture of at least {metrics.WINDOW} pixels a side")
-    return _meet(picture, metrics.similarity_db(ssim), model, effort, tune, progress, value, _SSIM, beyond)
+    return _meet(picture, metrics.similarity_db(ssim), model, effort, tune, progress, max_pixels, value, _SSIM, beyond)
 
 
 def _bytes_of(picture: Picture) -> metrics.Pixels:
@@ -141,6 +145,7 @@ def _meet(
     effort: int,
     tune: str | None,
     progress: Progress | None,
+    max_pixels: int,
     value: Callable[[bytes], tuple[float, float]],
     kind: _Kind,
     beyond: Callable[[float], str],
@@ -154,7 +159,10 @@ def _meet(
     tried: dict[tuple[int, float], tuple[float, Found]] = {}
 
     def measure(quality: int, factor: float = 1.0) -> float:
-        data = codec.compress(picture, quality, model, effort=effort, tune=tune, error_factor=factor, progress=progress)
+        data = codec.compress(
+            picture, quality, model, effort=effort, tune=tune, error_factor=factor, max_pixels=max_pixels,
+            progress=progress,
+        )  # fmt: skip
         scaled, plain = value(data)
         tried[quality, factor] = scaled, Found(data, quality, plain)
         return scaled
@@ -191,10 +199,10 @@ def _trim(measure: Callable[[float], float], at_one: float, target: float, kind:
         known[factor] = measure(math.exp(factor))
 
 
-def measured_psnr(file: IO[bytes], picture: Picture, model: Model) -> float:
+def measured_psnr(file: IO[bytes], picture: Picture, model: Model, max_pixels: int = PIXELS_MAX) -> float:
     """dB between `picture` and what an .aec file decodes to (at most 148). Raises FormatError."""
     file.seek(0)
-    decoded = codec.decompress(file.read(), model=model)
+    decoded = codec.decompress(file.read(), model=model, max_pixels=max_pixels)
     a, b = decoded.alpha, picture.alpha
     if (a is None) != (b is None) or (a is not None and b is not None and not np.array_equal(a, b)):
         raise CorruptError("the alpha that was decoded is not the picture's; please report this picture")

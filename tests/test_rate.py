@@ -105,6 +105,19 @@ def test_targets_that_are_no_numbers_are_refused(tiny: Model, photo: np.ndarray,
             to(Picture(photo), target, tiny)
 
 
+def test_the_limit_on_pixels_is_handed_on(tiny_path: Path, photo: np.ndarray, tmp_path: Path, monkeypatch) -> None:
+    source = tmp_path / "photo.png"
+    Image.fromarray(photo[:32, :32]).save(source)
+    limits = set()
+    for name in ("compress", "decompress"):
+        work = getattr(codec, name)
+        monkeypatch.setattr(codec, name, lambda *a, work=work, **k: limits.add(k.get("max_pixels")) or work(*a, **k))
+    for target in ("--target-bpp=9", "--target-psnr=1", "--target-ssim=0.001"):
+        command = ["compress", str(source), "-m", str(tiny_path), "-f", "--verify", "--max-pixels", "5000", target]
+        assert CliRunner().invoke(main, command).exit_code == 0
+    assert limits == {5000}
+
+
 def test_targets_on_the_command_line(tiny_path: Path, tmp_path: Path, photo: np.ndarray) -> None:
     source = tmp_path / "photo.png"
     Image.fromarray(photo).save(source)
