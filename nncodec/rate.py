@@ -119,10 +119,11 @@ def to_ssim(
     """
     if not 0 < ssim < 1:
         raise InputError(f"SSIM {ssim:g} is not between 0 and 1")
-    original = _bytes_of(picture)
+    original = picture.to_8_bits().color
 
     def value(data: bytes) -> tuple[float, float]:
-        similarity = metrics.ssim(original, _bytes_of(codec.decompress(data, model=model, max_pixels=max_pixels)))
+        decoded = codec.decompress(data, model=model, max_pixels=max_pixels)
+        similarity = metrics.ssim(original, decoded.to_8_bits().color)
         return min(metrics.similarity_db(similarity), 99.0), similarity
 
     def beyond(most: float) -> str:
@@ -131,11 +132,6 @@ def to_ssim(
     if min(original.shape[:2]) < metrics.WINDOW:
         raise InputError(f"SSIM needs a picture of at least {metrics.WINDOW} pixels a side")
     return _meet(picture, metrics.similarity_db(ssim), model, effort, tune, progress, max_pixels, value, _SSIM, beyond)
-
-
-def _bytes_of(picture: Picture) -> metrics.Pixels:
-    """u8 of 8 or 16 bits a sample."""
-    return (picture.color >> 8).astype(np.uint8) if picture.peak > 255 else picture.color.astype(np.uint8)
 
 
 def _meet(

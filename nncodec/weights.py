@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nncodec import atomic
 from nncodec.config import CODEC, MS_SSIM, PSNR, TUNES, ModelConfig
 from nncodec.errors import ModelMismatchError, ModelNotFoundError
 
@@ -235,7 +236,7 @@ def save(
     path: Path,
     facts: Mapping[str, str] | None = None,
 ) -> bytes:
-    """Write a weights file, whole or not at all; returns its model id. `facts` go into its metadata."""
+    """Write a weights file, whole or not at all; returns its id. `facts` go into its metadata. Raises InputError."""
     import safetensors.torch
 
     identity = model_id(tensors, config)
@@ -246,7 +247,5 @@ def save(
         "id": identity.hex(),
         "config": json.dumps(config.to_dict()),
     }
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(safetensors.torch.save({n: t.contiguous() for n, t in tensors.items()}, metadata))
-    partial.replace(path)
+    atomic.write(path, safetensors.torch.save({n: t.contiguous() for n, t in tensors.items()}, metadata))
     return identity

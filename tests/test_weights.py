@@ -150,6 +150,13 @@ def rewritten(path: Path, target: Path, change) -> Path:
     return target
 
 
+def test_saving_leaves_other_files_alone(tmp_path: Path) -> None:
+    (tmp_path / "tiny.partial").write_text("somebody's")
+    weights.save(export.build(seeded_net(), export.gaussian_tables()), "tiny", TINY, tmp_path / "tiny.safetensors")
+    assert (tmp_path / "tiny.partial").read_text() == "somebody's"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 HOSTILE = {
     "depth of 10^9": (lambda t, m, c: c.update(decoder_depth8=10**9), "decoder_depth8 is 1000000000"),
     "width of 10^9": (lambda t, m, c: c.update(mean_width=10**9), "mean_width is 1000000000"),
