@@ -33,7 +33,7 @@ def read_weights(path):
             begin, end = entry["data_offsets"]
             flat = np.frombuffer(data[8 + length + begin : 8 + length + end], "<i4").astype(np.int64)
             tensors[name] = flat.reshape(entry["shape"])
-        elif name == "g_s.linear.weight":
+        elif name == "g_s.linear.weight" and config.get("arch", "codec") == "codec":
             begin, end = entry["data_offsets"]
             flat = np.frombuffer(data[8 + length + begin : 8 + length + end], DTYPES[entry["dtype"]])
             w = np.rint(flat.astype(np.float64) * 65536).astype(np.int64).reshape(768, -1)
@@ -211,7 +211,7 @@ def decode_tile(t, data, flags, quality, height, width):
     magnitudes = np.zeros_like(r_hat)
     for k in range(4):
         full = indices(t, f, magnitudes, quality, k)
-        if flags & 1:
+        if flags & 1 and "chroma" in t:
             full[t["chroma"]] = 0
         places = []
         for g in range(4):

@@ -14,6 +14,7 @@ import torch
 from click.testing import CliRunner
 from conftest import SHARED
 from PIL import Image
+from reference_decoder import decode_symbols, read_weights
 
 from nncodec import codec, container, metrics, weights
 from nncodec.cli import main
@@ -305,3 +306,14 @@ def test_fashion_mnist_splits_into_56000_7000_7000(tmp_path: Path) -> None:
 def test_noise_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="noise is for color pictures"):
         run(recipe_of(folder, seconds=1.0, noise="gauss:10"), tmp_path / "run", False, lambda _: None)
+
+
+def test_the_reference_decoder_agrees(small: Model, small_path: Path) -> None:
+    """No chroma channels: g_s has no linear path."""
+    data = codec.compress(blobs(1)[0], 90, small)
+    ((z_hat, r_hat, _),) = decode_symbols(data, read_weights(small_path)[0])
+    header, (section,) = container.parse(data)
+    ((_, symbols),) = codec.decode_symbols(small, header, [section.payload])
+    assert np.array_equal(z_hat, symbols.z_hat)
+    assert np.array_equal(r_hat, symbols.r_hat)
+    assert r_hat.any()
