@@ -285,13 +285,13 @@ def test_a_manifest_that_cannot_be_written_ends_the_run(tree: Path) -> None:
 
 
 def test_the_last_line_of_an_output_counts(tmp_path: Path) -> None:
-    path, target = tmp_path / "m", tmp_path / "t"
+    path, source, target = (tmp_path / name for name in "mst")
     target.write_bytes(b"12345")
-    done = Entry("s", str(target), DONE, written=5, settings={"quality": 1})
+    done = Entry(str(source), str(target), DONE, written=5, settings={"quality": 1})
 
     def finished(quality: int) -> bool:
         with closing(Manifest(path)) as manifest:
-            return manifest.finished(Path("s"), target, {"quality": quality})
+            return manifest.finished(source, target, {"quality": quality})
 
     with closing(Manifest(path)) as manifest:
         manifest.add(done)
@@ -301,6 +301,20 @@ def test_the_last_line_of_an_output_counts(tmp_path: Path) -> None:
     with closing(Manifest(path)) as manifest:
         manifest.add(replace(done, status=FAILED))
     assert not finished(1)
+
+
+def test_what_a_manifest_cannot_know_is_done_again(tree: Path) -> None:
+    command = ("in/a.png", "-o", "out/", "--manifest", "m.jsonl", "--force")
+    assert "skipped" not in compress(*command).stdout
+    assert "skipped" in compress(*command).stdout
+    newer = Path("out/a.aec").stat().st_mtime + 1
+    os.utime("in/a.png", (newer, newer))
+    assert "skipped" not in compress(*command).stdout
+    for _ in range(2):
+        arguments = ["compress", "-", "-o", "s.aec", "-m", "tiny", "--manifest", "n", "-f"]
+        result = CliRunner().invoke(main, arguments, input=Path("in/a.png").read_bytes())
+        assert result.exit_code == 0
+        assert "skipped" not in result.stdout
 
 
 def test_verify_refuses_what_does_not_decode(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +328,8 @@ def test_verify_refuses_what_does_not_decode(tree: Path, monkeypatch: pytest.Mon
 def run_jobs(work: run.Work, count: int, **options: object) -> bool:
     made = [Job(Path(f"{i}.txt"), Path(f"{i}.out")) for i in range(count)]
     for job in made:
-        job.source.write_text("x")
+        if not job.source.exists():
+            job.source.write_text("x")
     return run.run(jobs.Plan(tuple(made)), work, run.Options(**options))  # type: ignore[arg-type]
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
 
+from nncodec.batch.jobs import DASH
 from nncodec.errors import InputError
 
 Settings = Mapping[str, str | int | float | bool | None]
@@ -100,14 +101,21 @@ class Manifest:
         return bool(data) and not data.endswith(b"\n")
 
     def finished(self, source: Path, target: Path, settings: Settings) -> bool:
-        """Whether `target` was made of `source` with these settings, and still is as large as it was."""
+        """Whether `target` was made of `source` with these settings, is as large as it was, and not older than it.
+
+        What comes from stdin never was.
+        """
         entry = self._finished.get((str(source), str(target)))
-        if entry is None or entry.settings != settings:
+        if entry is None or entry.settings != settings or source == DASH:
             return False
         try:
-            return target.stat().st_size == entry.written
+            made = target.stat()
         except OSError:
             return False
+        with suppress(OSError):  # that it cannot be read is for its reader to say
+            if source.stat().st_mtime > made.st_mtime:
+                return False
+        return made.st_size == entry.written
 
     def add(self, entry: Entry) -> None:
         """Append one line in one piece. Raises ManifestError."""
