@@ -411,7 +411,7 @@ def decode_alpha(body: bytes, width: int, height: int, bits: int = 8) -> Levels:
 def encode_file(picture: Picture, suffix: str) -> bytes:
     """Bytes of an image file of the format that `suffix` names.
 
-    PNG keeps 16 bits a sample; other formats get 8, but for 16-bit grey where Pillow can write it.
+    PNG and PNM keep 16 bits a sample; other formats get 8, but for 16-bit grey where Pillow can write it.
     Formats without EXIF get the pixels turned as its orientation says. Raises InputError.
     """
     out = io.BytesIO()
@@ -423,8 +423,10 @@ def encode_file(picture: Picture, suffix: str) -> bytes:
         writer.write(picture.planes())
         writer.close()
         return out.getvalue()
+    if kind == "PPM" and picture.alpha is None:
+        return pnm_head(picture.outline) + png.big_endian(picture.color).tobytes()
     image = picture.to_pil()
-    if image.mode == "I;16" and kind not in ("TIFF", "JPEG2000", "PPM"):
+    if image.mode == "I;16" and kind not in ("TIFF", "JPEG2000"):
         image = picture.to_8_bits().to_pil()
     options: dict[str, Any] = {}
     if picture.icc:
@@ -449,6 +451,11 @@ def encode_file(picture: Picture, suffix: str) -> bytes:
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{suffix}: {kind} cannot hold this picture: {error}") from None
     return out.getvalue()
+
+
+def pnm_head(of: Outline) -> bytes:
+    """What a PNM file (P5 or P6) has before its samples."""
+    return f"P{5 if of.is_grey else 6}\n{of.width} {of.height}\n{(1 << of.bit_depth) - 1}\n".encode()
 
 
 def must_turn(kind: str, exif: bytes | None) -> bool:

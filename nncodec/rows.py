@@ -161,7 +161,7 @@ def save(file: IO[bytes], suffix: str, of: Outline, bands: Iterable[Picture]) ->
             writer.write(band.planes())
         writer.close()
     elif kind == "PPM" and not of.has_alpha:
-        file.write(f"P{5 if of.is_grey else 6}\n{of.width} {of.height}\n{(1 << of.bit_depth) - 1}\n".encode())
+        file.write(picture.pnm_head(of))
         for band in bands:
             file.write(png.big_endian(band.color).tobytes())
     else:

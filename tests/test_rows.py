@@ -81,6 +81,7 @@ def test_pnm_is_written_and_read_in_bands(dtype: type, shape: tuple[int, ...], t
     levels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape).astype(dtype)
     out = io.BytesIO()
     rows.save(out, ".ppm", Picture(levels).outline, [Picture(levels[:7]), Picture(levels[7:])])
+    assert picture.encode_file(Picture(levels), ".ppm") == out.getvalue()
     path = tmp_path / "picture.ppm"
     path.write_bytes(out.getvalue())
     assert (in_bands(path).color == levels).all()
