@@ -247,7 +247,7 @@ def decompress(
     from nncodec.batch import jobs, run
 
     plan = _plan(files, ".png", {jobs.AEC})
-    from nncodec import codec, picture  # after all that usage errors need: torch takes seconds
+    from nncodec import codec, rows  # after all that usage errors need: torch takes seconds
 
     options.set_threads(threads, files.jobs)
     smaller = int(preview) if preview else None
@@ -263,13 +263,13 @@ def decompress(
         image = codec.decompress(
             data, crop=crop, preview=smaller, device=device, max_pixels=max_pixels, progress=progress, partial=True
         )
-        file.write(picture.encode_file(image, suffix))
+        of = rows.save(file, suffix, image.outline, [image])
         if not image.damage:
-            return run.Facts(image.width, image.height, len(data))
+            return run.Facts(of.width, of.height, len(data))
         lost = sum(damage.area is not None for damage in image.damage)
         error = f"{job.source}: damaged, {lost} tiles lost; what is intact was written to {job.target}"
         remarks = shortened(image.damage_report())
-        return run.Facts(image.width, image.height, len(data), remarks=remarks, error=error)
+        return run.Facts(of.width, of.height, len(data), remarks=remarks, error=error)
 
     def one(job: Job, file: IO[bytes], progress: run.Progress) -> run.Facts:
         data = read_bytes(job.source)
