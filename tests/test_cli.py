@@ -234,7 +234,7 @@ def test_models_counts_multiply_accumulates(tmp_path: Path, tiny_path: Path, mon
     assert result.exit_code == 0
     installed, sizes = result.stdout.split("\nkMAC/pixel")[1:]
     for text, config in ((installed, TINY), (sizes, SIZES["fast"])):  # weights may be called as a size is
-        (line,) = (line for line in text.splitlines() if line.startswith("fast "))
+        line = next(line for line in text.splitlines() if line.startswith("fast "))
         assert f"decode {kmac_per_pixel(config)['decode']:.2f}" in line
     assert {line.split()[0] for line in sizes.splitlines()[1:]} == set(SIZES)
 
