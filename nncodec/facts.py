@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import click
 
 from nncodec import container
-from nncodec.batch import printable, spaced
+from nncodec.batch import say, spaced
 from nncodec.config import SIZES
 from nncodec.errors import InputError, NncodecError
 from nncodec.inputs import named, read_bytes, shortened
@@ -105,8 +104,7 @@ def models(kmac: bool) -> None:
         click.echo(f"nncodec: warning: {error}", err=True)
     for d in found:
         size = spaced(d.path.stat().st_size)
-        line = f"{d.name:9} {d.id.hex()}  {'noise' if d.noise else d.tune:7}  {size} B  {d.path}"
-        click.echo(printable(line, sys.stdout))
+        say(f"{d.name:9} {d.id.hex()}  {'noise' if d.noise else d.tune:7}  {size} B  {d.path}")
     if not found:
         raise InputError("no weights are installed; set NNCODEC_WEIGHTS to a folder that has some")
     if kmac:
@@ -116,7 +114,7 @@ def models(kmac: bool) -> None:
             click.echo(f"\nkMAC/pixel{title}")
             for name, config in configs:
                 parts = "  ".join(f"{part} {value:.2f}" for part, value in kmac_per_pixel(config).items())
-                click.echo(printable(f"{name:9} {parts}", sys.stdout))
+                say(f"{name:9} {parts}")
 
 
 def _all(files: tuple[Path, ...], one: Callable[[Path], str]) -> None:
@@ -124,7 +122,7 @@ def _all(files: tuple[Path, ...], one: Callable[[Path], str]) -> None:
     failed = False
     for path in files:
         try:
-            print(printable(one(path), sys.stdout), flush=True)
+            say(one(path))
         except NncodecError as error:
             if click.get_current_context().find_root().params.get("debug"):
                 raise

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nncodec.batch import printable, spaced
+from nncodec.batch import say, spaced
 from nncodec.batch.jobs import DASH, Job
 from nncodec.batch.manifest import DONE, FAILED, PARTIAL, SKIPPED, Entry
 
@@ -47,20 +47,19 @@ class Report:
         if self._bar is not None:
             self._bar.clear()
         for remark in entry.remarks:
-            print(printable(f"nncodec: warning: {entry.path}: {remark}", sys.stderr), file=sys.stderr, flush=True)
+            say(f"nncodec: warning: {entry.path}: {remark}", sys.stderr)
         if entry.status in (PARTIAL, FAILED):
             self._failed += 1
             self.error(entry.error or "")
         if entry.status != FAILED:
-            # Flushed: a reader sees it when it is true, and a closed pipe fails here, not at exit.
-            print(printable(line(entry), self._stream), file=self._stream, flush=True)
+            say(line(entry), self._stream)
         if self._bar is not None and self._count > 1:
             self._bar.set_postfix_str(f"{self._failed} failed" if self._failed else "", refresh=False)
             self._bar.update()
 
     def error(self, message: str) -> None:
         """One line on stderr."""
-        print(printable(f"nncodec: error: {message}", sys.stderr), file=sys.stderr, flush=True)
+        say(f"nncodec: error: {message}", sys.stderr)
 
     def summary(self, counts: Mapping[str, int]) -> None:
         """What became of all files, on stderr."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nncodec.batch import printable
+from nncodec.batch import say
 from nncodec.errors import InputError
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def bench(
     if quick and not codecs:  # its encoder alone takes as long as all the others
         codecs = tuple(name for name in (adapters.OURS, *adapters.RIVALS) if name != "avif-444")
     chosen, missing = adapters.select(codecs, models, [int(effort) for effort in efforts])
-    _say(tables.text(tables.versions(chosen, missing)) + "\n")
+    say(tables.text(tables.versions(chosen, missing)) + "\n")
     if not chosen:
         raise InputError("none of the codecs asked for can run here; see the list above")
     chosen_paths = _look(paths, look, 1 if quick else LOOK_PICTURES)
@@ -167,10 +167,10 @@ def compare(a: Path, b: Path, diff: Path | None, gain: float, force: bool) -> No
     click.echo(f"PSNR {close.psnr:.3f} dB  SSIM {ssim}  MS-SSIM {ms_ssim}  {first.shape[1]}x{first.shape[0]}")
     for path, pixels in ((a, first), (b, second)):
         size = path.stat().st_size
-        _say(f"{path}  {size} B  {metrics.bpp(size, pixels.shape[1], pixels.shape[0]):.3f} bpp")
+        say(f"{path}  {size} B  {metrics.bpp(size, pixels.shape[1], pixels.shape[0]):.3f} bpp")
     if diff is not None:
         _write_difference(first, second, gain, diff)
-        _say(f"{diff}  difference x {gain:g}")
+        say(f"{diff}  difference x {gain:g}")
 
 
 def _rates(
@@ -312,14 +312,14 @@ def _write(results: Results, folder: Path, reference: Path | None) -> None:
 def _tell(results: Results) -> None:
     from nncodec.bench import tables
 
-    _say(tables.text(tables.ranking(results.standings, results.anchors)))
+    say(tables.text(tables.ranking(results.standings, results.anchors)))
     for curve in results.ours:
-        _say("\n" + tables.text(tables.against(curve, results.pairs, results.shown)))
+        say("\n" + tables.text(tables.against(curve, results.pairs, results.shown)))
     if results.conditions:
-        _say("\n" + tables.text(tables.speed(results.speeds, results.conditions.baseline)))
-        _say(f"  {results.conditions.note}")
+        say("\n" + tables.text(tables.speed(results.speeds, results.conditions.baseline)))
+        say(f"  {results.conditions.note}")
     for missing in results.missing:
-        _say(f"\nnot measured: {missing.name} ({missing.reason})")
+        say(f"\nnot measured: {missing.name} ({missing.reason})")
 
 
 def _report(results: Results, samples: Sequence[Sample], target: float, folder: Path) -> None:
@@ -328,11 +328,7 @@ def _report(results: Results, samples: Sequence[Sample], target: float, folder: 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "index.html"
     path.write_text(report.page(results, samples, target), encoding="utf-8")
-    _say(f"\n{path}  {path.stat().st_size / 1e6:.1f} MB")
-
-
-def _say(line: str) -> None:
-    click.echo(printable(line, sys.stdout))
+    say(f"\n{path}  {path.stat().st_size / 1e6:.1f} MB")
 
 
 def _pixels(path: Path) -> Pixels:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import click
 
-from nncodec.batch import printable
+from nncodec.batch import say
 from nncodec.config import ARCHS, SIZES
 from nncodec.errors import InputError
 from nncodec.train import recipe as recipes
@@ -154,7 +153,7 @@ def train(
     keep_memory()
     if "bfloat16" not in values:
         values["bfloat16"] = prefers_bfloat16(usable)
-    run(Recipe(**values), output, resume, _say)
+    run(Recipe(**values), output, resume, say)
 
 
 @click.command()
@@ -188,18 +187,14 @@ def export(
     facts = {"data": store.digest, **recipe.facts}
     if recipe.encoder_only and recipe.init_from:
         identity = exporter.write_encoder(net, output.stem, Path(recipe.init_from), output, facts)
-        _say(f"{output}  {output.stat().st_size} B  model {identity.hex()}")
+        say(f"{output}  {output.stat().st_size} B  model {identity.hex()}")
         return
     if tables:
         fitted = weights.load(weights.describe(tables)).entropy.tables
     elif fitted is None or refit:
         fitted = exporter.fit_tables(net, store, pictures)
     identity = exporter.write(net, output.stem, fitted, output, facts)
-    _say(f"{output}  {output.stat().st_size} B  model {identity.hex()}")
-
-
-def _say(line: str) -> None:
-    click.echo(printable(line, sys.stdout))
+    say(f"{output}  {output.stat().st_size} B  model {identity.hex()}")
 
 
 def seconds(text: str) -> float:
