@@ -38,6 +38,14 @@ class ExistsError(InputError):
     """A file stands where one is to be written, and may not be replaced."""
 
 
+def check(path: Path, overwrite: bool) -> None:
+    """Raises ExistsError or InputError where `path` cannot be written, before the work that it is for."""
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}; make it first")
+    if path.exists() and not overwrite:
+        raise ExistsError(f"{path}: exists; add --force to overwrite it")
+
+
 @contextmanager
 def writing(path: Path, overwrite: bool = True) -> Iterator[IO[bytes]]:
     """A seekable file, readable too, whose content becomes `path` when the block ends well.

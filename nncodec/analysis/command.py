@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from nncodec import options
+from nncodec import atomic, options
 from nncodec.batch import jobs, printable
 from nncodec.config import QUALITIES
 from nncodec.errors import InputError, NncodecError
@@ -67,9 +67,9 @@ def embed(
     from nncodec.analysis import embed as vectors
 
     vectors.check_suffix(output)
-    _check_output(output, force)
+    atomic.check(output, force)
     options.set_threads(threads)
-    from nncodec import atomic, codec
+    from nncodec import codec
 
     loaded = codec.load_model(model, device)
 
@@ -163,9 +163,9 @@ def fit(
 
     INPUTS are pictures, patterns, or folders, with all below them. A hundred pictures and more make a good threshold.
     """
-    _check_output(output, force)
+    atomic.check(output, force)
     options.set_threads(threads)
-    from nncodec import atomic, codec
+    from nncodec import codec
     from nncodec.analysis import anomaly as scoring
 
     loaded = codec.load_model(model, device)
@@ -258,14 +258,6 @@ def _model_of(identity: bytes, name: str | None, device: str | None, what: str) 
     if loaded.id != identity:
         raise InputError(f"{what}, not of {loaded.name} ({loaded.id.hex()}); give -m with that model, or make it anew")
     return loaded
-
-
-def _check_output(path: Path, force: bool) -> None:
-    """Raises InputError where `path` cannot be written, before the work that it is for."""
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: there is no folder {path.parent}; make it first")
-    if path.exists() and not force:
-        raise InputError(f"{path}: exists; add --force to overwrite it")
 
 
 def _say(text: str, error: bool = False) -> None:

@@ -344,12 +344,11 @@ def _pixels(path: Path) -> Pixels:
 
 def _check_difference(path: Path, inputs: Sequence[Path], force: bool) -> None:
     """Raises InputError where no picture can be written to `path`, or none may."""
-    from nncodec import picture
+    from nncodec import atomic, picture
 
     if path.exists() and any(path.samefile(given) for given in inputs):
         raise InputError(f"{path} is one of the pictures compared; choose another name")
-    if path.exists() and not force:
-        raise InputError(f"{path} exists; add --force to overwrite it")
+    atomic.check(path, force)
     picture.file_kind(path.suffix)
 
 

@@ -170,17 +170,14 @@ def export(
     run: Path, output: Path, data: Path | None, tables: Path | None, refit: bool, pictures: int, force: bool
 ) -> None:
     """Make a weights file of a run that was stopped, or one with other tables."""
-    from nncodec import weights
+    from nncodec import atomic, weights
     from nncodec.train import export as exporter
     from nncodec.train.data import load_pictures
     from nncodec.train.loop import CHECKPOINT
 
     if output.suffix != ".safetensors":
         raise InputError(f"{output}: weights end in .safetensors; name it so")
-    if not output.parent.is_dir():
-        raise InputError(f"{output}: there is no folder {output.parent}; make it first")
-    if output.exists() and not force:
-        raise InputError(f"{output}: exists; add --force to overwrite it")
+    atomic.check(output, force)
     recipe = Recipe(**recipes.read(run / "recipe.toml"))
     net, fitted = exporter.load_checkpoint(run / CHECKPOINT)
     store = load_pictures(data or Path(recipe.data), run / "cache", recipe.side_min, net.config.side)
