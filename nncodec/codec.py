@@ -50,9 +50,20 @@ Crop = tuple[int, int, int, int]
 _loading = Lock()  # threads that ask for one model at once wait for one load
 
 
+def usable_device(name: str) -> torch.device:
+    """The device of that name ('cpu', 'cuda:1', ...). Raises InputError for what cannot compute here."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()  # 'meta' gives tensors, but no numbers
+    except (RuntimeError, AssertionError, ImportError) as error:  # no such name, not in this build, no driver
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {name!r} cannot be used: {reason:.100}; 'cpu' always can") from None
+    return device
+
+
 @lru_cache(maxsize=4)
 def _load(path: Path, device: str) -> Model:
-    return weights.load(weights.describe(path), device)
+    return weights.load(weights.describe(path), usable_device(device))
 
 
 def load_model(
@@ -64,11 +75,6 @@ def load_model(
     that cannot be used.
     """
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=chosen).item()  # 'meta' gives tensors, but no numbers
-    except (RuntimeError, AssertionError, ImportError) as error:  # no such name, not in this build, no driver
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {chosen!r} cannot be used: {reason:.100}; 'cpu' always can") from None
     with _loading:
         return _load(weights.find(name, model_id, tune).path, chosen)
 
