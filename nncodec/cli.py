@@ -199,7 +199,7 @@ def compress(
 
     settings: Settings = {
         "model": loaded.name,
-        "weights": weights.fingerprint(found),
+        "weights": _digest(found, files),
         "effort": effort,
         "tune": tune or loaded.tune,
         "quality": quality,
@@ -324,7 +324,7 @@ def denoise(files: Files, model: str, max_pixels: int, device: str | None, threa
             of = named(job.source, lambda: rows.save(file, suffix, image.outline, bands))
         return run.Facts(of.width, of.height, file.tell(), remarks=tuple(image.remarks))
 
-    _run(files, plan, one, {"model": loaded.name, "weights": weights.fingerprint(found), "denoise": True})
+    _run(files, plan, one, {"model": loaded.name, "weights": _digest(found, files), "denoise": True})
 
 
 def _plan(files: Files, suffix: str, wanted: Collection[str]) -> Plan:
@@ -368,6 +368,11 @@ def _run(files: Files, plan: Plan, work: Work, settings: Settings) -> None:
     )
     if not run.run(plan, work, chosen):
         context.exit(1)
+
+
+def _digest(found: weights.Description, files: Files) -> str | None:
+    """What tells weights apart in a manifest; without one their file need not be read once more."""
+    return weights.fingerprint(found) if files.manifest else None
 
 
 def _bytes(text: str) -> int:

@@ -33,7 +33,8 @@ DENOISE = "denoise"
 ENCODER_ONLY = ("g_a.", "h_a.")
 """Tensors a decoder never reads: they are left out of the model id."""
 _HEADER_MAX = 1 << 22
-_NAME_MAX = 100
+NAME_MAX = 100
+"""Characters, or bytes where a file is called so, of the name of weights."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,13 @@ def describe(path: Path) -> Description:
             raise ValueError(f"format {metadata['format']!r}, not {FORMAT!r}")
         config = ModelConfig.from_dict(json.loads(metadata["config"]))
         name: str = metadata["name"]
-        if not name.isprintable() or not 1 <= len(name) <= _NAME_MAX:  # it is shown on terminals
-            raise ValueError(f"name {name[:_NAME_MAX]!a}")
+        if not name.isprintable() or not 1 <= len(name) <= NAME_MAX:  # it is shown on terminals
+            raise ValueError(f"name {name[:NAME_MAX]!a}")
         tune = metadata.get("tune", PSNR)
         if tune not in TUNES:
-            raise ValueError(f"tuned for {tune[:_NAME_MAX]!a}")
+            raise ValueError(f"tuned for {tune[:NAME_MAX]!a}")
         noise = metadata.get("noise", "")
-        if not (isinstance(noise, str) and noise.isprintable() and len(noise) <= _NAME_MAX):
+        if not (isinstance(noise, str) and noise.isprintable() and len(noise) <= NAME_MAX):
             raise ValueError(f"noise {noise!a:.100}")
         return Description(path, name, bytes.fromhex(metadata["id"]), config, tune, noise)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
@@ -114,8 +115,8 @@ def by_id(usable: Sequence[Description]) -> dict[bytes, Description]:
 
 
 def installed() -> list[str]:
-    """Names of the installed weights; those that leave noise out come last."""
-    return list(dict.fromkeys(d.name for d in sorted(survey()[0], key=lambda d: bool(d.noise))))
+    """Names of the installed weights but those that leave noise out."""
+    return list(dict.fromkeys(d.name for d in survey()[0] if not d.noise))
 
 
 def find(name: str | Path | None = None, model_id: bytes | None = None, tune: str | None = None) -> Description:

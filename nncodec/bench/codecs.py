@@ -325,7 +325,7 @@ def select(names: Sequence[str], models: Sequence[str], efforts: Sequence[int]) 
             continue
         from nncodec import weights
 
-        chosen = list(models) or list(dict.fromkeys(each.name for each in weights.survey()[0] if not each.noise))
+        chosen = list(models) or weights.installed()
         if not chosen:
             missing.append(Missing(OURS, "no weights are installed"))
         full += [f"{OURS}:{model}{suffix}" for model in chosen for suffix in ([f":e{e}" for e in efforts] or [""])]

@@ -15,6 +15,7 @@ from typing import Any
 
 from nncodec.config import CODEC, DENSE, MS_SSIM, PSNR, QUALITIES, SIZES, ModelConfig
 from nncodec.errors import InputError
+from nncodec.weights import NAME_MAX
 
 OPTIMIZERS = {"adamw": 1e-3, "lion": 1e-4, "soap": 2e-3, "muon": 2e-3}
 """Each optimizer's learning rate unless a recipe states one."""
@@ -23,8 +24,6 @@ LOSSES = ("mse", "l1", "ms-ssim", "mix", "ssim")
 CLOCKS = ("wall", "cpu")
 VALIDATION_SHARE = 0.05
 """What the commands keep apart where nothing else is said; a recipe says what it keeps."""
-NAME_MAX = 100
-"""Bytes of the name of weights; `weights.describe` refuses longer ones and those with characters that do not print."""
 MIDDLE = (25.0, 70.0)
 """Qualities at which photographs have about 30 to 37 dB, which most files are for."""
 
