@@ -15,6 +15,7 @@ import tarfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import safetensors.torch
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from torch._dynamo.testing import CompileCounter
 
 from nncodec import codec, encoding, postfilter, weights
 from nncodec.cli import main
@@ -413,6 +415,20 @@ def test_decoder_alone_leaves_every_symbol_and_lowers_the_error(
     assert errors[1] < errors[0]
 
 
+@pytest.mark.filterwarnings("ignore")  # torch, of what it does itself while it traces
+def test_a_compiled_step_is_compiled_once(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = CompileCounter()  # in place of the C++ compiler, which takes minutes
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    trainer = Trainer(replace(recipe, compile=True, late_crop=64, chosen_from=0.0, filtered_from=0.0), tmp_path)
+    crops = crops_of(recipe, trainer, tmp_path / "cache")
+    compiled = []
+    for _ in range(3):
+        trainer.train_step(crops)
+        compiled.append(counter.frame_count)
+    assert compiled[0] > 0
+    assert compiled == 3 * compiled[:1]
+
+
 def test_residuals_are_chosen_from_where_the_recipe_says(recipe: Recipe, tmp_path: Path, tiny_path: Path) -> None:
     late = replace(recipe, steps=20, decoder_share=0.5, chosen_from=0.6, init_from=str(tiny_path))
     trainer = Trainer(late, tmp_path)
@@ -442,10 +458,11 @@ def test_distortion_is_behind_filters_from_where_the_recipe_says(
     assert (own < 0.7 * plain).all()
     found = []
     while trainer.stage_progress < 1.0:
-        _, distortion, mse = trainer._costs(bits, x_hat, x, lmbda)
-        found.append(trainer.filters)
-        torch.testing.assert_close(mse, own if trainer.filters else plain)
-        torch.testing.assert_close(distortion, lmbda * (0.15 * plain + 0.85 * own if trainer.filters else plain))
+        behind = trainer.phase.filtered
+        _, distortion, mse = trainer._costs(bits, x_hat, x, lmbda, behind)
+        found.append(behind)
+        torch.testing.assert_close(mse, own if behind else plain)
+        torch.testing.assert_close(distortion, lmbda * (0.15 * plain + 0.85 * own if behind else plain))
         trainer.train_step(crops)
     assert found == [False] * 6 + [True] * 4
     Image.fromarray(np.tile(photo, (4, 4, 1))).save(tmp_path / "large.png")

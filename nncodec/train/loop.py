@@ -13,7 +13,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -84,6 +84,17 @@ def _set_dropout(net: CodecNet, share: float) -> None:
         raise InputError(f"arch {net.config.arch} has no dropout; take --arch {ENHANCED} or leave --dropout out")
     for layer in layers:
         layer.p = share
+
+
+class Phase(NamedTuple):
+    """What the recipe's shares of a stage have switched on by now.
+
+    Compiled steps take it as an argument: of a clock that they read themselves they would be compiled anew each time.
+    """
+
+    factorized: bool
+    chosen: bool
+    filtered: bool
 
 
 class Trainer:
@@ -238,7 +249,7 @@ class Trainer:
                 torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
             x, quality = crops.batch(count, size), self._qualities(count)
             seen = x if self.noise is None else noisy(x, self.noise, self.generator)
-            bpp, distortion, mse = self._losses(seen, x, quality, self._lmbda(quality))
+            bpp, distortion, mse = self._losses(seen, x, quality, self._lmbda(quality), self.phase)
             values = bpp + distortion
             loss = (values * self._weights(quality, values.detach())).mean()
             torch.autograd.backward(loss / recipe.accumulate)
@@ -276,41 +287,55 @@ class Trainer:
         low, high = math.log(config.lmbda_min), math.log(config.lmbda_max)
         return torch.exp(low + (quality - 1) * ((high - low) / (QUALITIES - 1)))
 
-    def _joint(self, seen: Tensor, x: Tensor, quality: Tensor, lmbda: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Bits a pixel, weighted distortion from x and squared error, [B] each, of what the encoder has `seen`."""
-        factorized = self.stage_progress < self.recipe.factorized_until
-        out = self.model(seen, quality, self.recipe.bfloat16, factorized, self.chooser)
-        return self._costs(out.y_bits + out.z_bits, out.x_hat, x, lmbda)
+    @property
+    def phase(self) -> Phase:
+        """Now; later stages of a run are never factorized, and choose and filter as files do."""
+        recipe, progress, joint = self.recipe, self.stage_progress, self.stage == JOINT
+
+        def since(begin: float) -> bool:
+            return begin < 1.0 and progress >= begin
+
+        return Phase(
+            factorized=joint and progress < recipe.factorized_until,
+            chosen=not joint or since(recipe.chosen_from),
+            filtered=recipe.filtered_from < 1.0 and (not joint or since(recipe.filtered_from)),
+        )
 
     @property
     def chooser(self) -> Chooser | None:
         """How residuals are chosen now: None by rounding, else as the default effort does."""
-        begin = self.recipe.chosen_from
-        if self.stage == JOINT and (begin == 1.0 or self.stage_progress < begin):
-            return None
-        return lambda residual, index: rounded(residual, index, self._price)
+        return self._choose if self.phase.chosen else None
 
-    @property
-    def filters(self) -> bool:
-        """Whether the distortion is now mostly that behind a filter of each crop's own."""
-        begin = self.recipe.filtered_from
-        return begin < 1.0 and (self.stage == DECODER or self.stage_progress >= begin)
+    def _choose(self, residual: Tensor, index: Tensor) -> Tensor:
+        return rounded(residual, index, self._price)
 
-    def _decoder_only(self, seen: Tensor, x: Tensor, quality: Tensor, lmbda: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _joint(
+        self, seen: Tensor, x: Tensor, quality: Tensor, lmbda: Tensor, phase: Phase
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Bits a pixel, weighted distortion from x and squared error, [B] each, of what the encoder has `seen`."""
+        choose = self._choose if phase.chosen else None
+        out = self.model(seen, quality, self.recipe.bfloat16, phase.factorized, choose)
+        return self._costs(out.y_bits + out.z_bits, out.x_hat, x, lmbda, phase.filtered)
+
+    def _decoder_only(
+        self, seen: Tensor, x: Tensor, quality: Tensor, lmbda: Tensor, phase: Phase
+    ) -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():
-            latents = self.model.latents(seen, quality, self.recipe.bfloat16, self.chooser)
+            latents = self.model.latents(seen, quality, self.recipe.bfloat16, self._choose)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.recipe.bfloat16):
             x_hat = self.model.g_s(latents.y_hat, quality)
-        return self._costs(latents.y_bits + latents.z_bits, x_hat, x, lmbda)
+        return self._costs(latents.y_bits + latents.z_bits, x_hat, x, lmbda, phase.filtered)
 
-    def _costs(self, bits: Tensor, x_hat: Tensor, x: Tensor, lmbda: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _costs(
+        self, bits: Tensor, x_hat: Tensor, x: Tensor, lmbda: Tensor, behind_filters: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Bits a pixel, weighted distortion and squared error, [B] each, over what belongs to the picture."""
         side = self.model.config.side
         if side:  # and one of three equal channels
             x_hat, x = x_hat[:, :1, :side, :side], x[:, :1, :side, :side]
         bpp = bits / (x.shape[2] * x.shape[3])
         distortion = self.distortion(x_hat, x, lmbda)
-        if self.filters:
+        if behind_filters:
             x_hat = filtered(x_hat, x, lmbda)
             distortion = torch.lerp(distortion, self.distortion(x_hat, x, lmbda), FILTERED_SHARE)
         if self.recipe.loss == "ssim":  # says nothing of how far beyond black black lies
