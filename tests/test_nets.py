@@ -13,7 +13,7 @@ from nncodec import tiling
 from nncodec.config import BASE, FAST, TINY, ModelConfig
 from nncodec.nets.blocks import DepthConvBlock, QualityTable, dct_basis
 from nncodec.nets.complexity import kmac_per_pixel
-from nncodec.nets.model import CodecNet
+from nncodec.nets.model import CodecNet, Coding
 from nncodec.nets.scales import gaussian_bits, lower_bound, sigma
 from nncodec.tiling import UNCUT, Rect, Sides
 
@@ -84,8 +84,8 @@ def test_chosen_residuals_are_what_training_decodes() -> None:
         rows.append(row)
         return residual.trunc()
 
-    trained = net.train().latents(x, quality, choose=towards_zero)
-    coded = net.eval().latents(x, quality, choose=towards_zero)
+    trained = net.train().latents(x, quality, coding=Coding(choose=towards_zero))
+    coded = net.eval().latents(x, quality, coding=Coding(choose=towards_zero))
     plain = net.train().latents(x, quality)
     assert torch.equal(trained.y_hat, coded.y_hat)
     assert not torch.equal(trained.y_hat, plain.y_hat)

@@ -33,7 +33,7 @@ from nncodec.cli import main
 from nncodec.config import TINY
 from nncodec.effort import prices, rounded
 from nncodec.errors import InputError
-from nncodec.nets.model import CodecNet
+from nncodec.nets.model import PLAIN, CodecNet
 from nncodec.train import export, filtering, losses, optimizers, plots, speed, validate, watch
 from nncodec.train import recipe as recipes
 from nncodec.train.data import Crops, load_pictures, noisy
@@ -419,7 +419,9 @@ def test_decoder_alone_leaves_every_symbol_and_lowers_the_error(
 def test_a_compiled_step_is_compiled_once(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counter = CompileCounter()  # in place of the C++ compiler, which takes minutes
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
-    trainer = Trainer(replace(recipe, compile=True, late_crop=64, chosen_from=0.0, filtered_from=0.0), tmp_path)
+    trainer = Trainer(
+        replace(recipe, compile=True, late_crop=64, chosen_from=0.0, priced_from=0.0, filtered_from=0.0), tmp_path
+    )
     crops = crops_of(recipe, trainer, tmp_path / "cache")
     compiled = []
     for _ in range(3):
@@ -429,21 +431,23 @@ def test_a_compiled_step_is_compiled_once(recipe: Recipe, tmp_path: Path, monkey
     assert compiled == 3 * compiled[:1]
 
 
-def test_residuals_are_chosen_from_where_the_recipe_says(recipe: Recipe, tmp_path: Path, tiny_path: Path) -> None:
-    late = replace(recipe, steps=20, decoder_share=0.5, chosen_from=0.6, init_from=str(tiny_path))
+def test_residuals_are_chosen_and_priced_from_where_the_recipe_says(
+    recipe: Recipe, tmp_path: Path, tiny_path: Path
+) -> None:
+    late = replace(recipe, steps=20, decoder_share=0.5, chosen_from=0.6, priced_from=0.8, init_from=str(tiny_path))
     trainer = Trainer(late, tmp_path)
     crops = crops_of(recipe, trainer, tmp_path / "cache")
     seen = []
     while trainer.stage_progress < 1.0:
-        seen.append(trainer.chooser is not None)
+        seen.append([part is not None for part in trainer.coding])
         trainer.train_step(crops)
-    assert seen == [False] * 6 + [True] * 4
+    assert seen == 6 * [[False, False]] + 2 * [[True, False]] + 2 * [[True, True]]
     residual, row = torch.tensor([0.55, 1.4]), torch.tensor([20, 20], dtype=torch.uint8)
     price = prices(weights.load(weights.describe(tiny_path)).entropy.tables)
-    chooser = trainer.chooser
-    assert chooser is not None
-    assert torch.equal(chooser(residual, row), rounded(residual, row, price))
-    assert Trainer(replace(late, chosen_from=1.0), tmp_path).chooser is None
+    choose = trainer.coding.choose
+    assert choose is not None
+    assert torch.equal(choose(residual, row), rounded(residual, row, price))
+    assert Trainer(replace(late, chosen_from=1.0, priced_from=1.0), tmp_path).coding == PLAIN
 
 
 def test_distortion_is_behind_filters_from_where_the_recipe_says(
@@ -751,7 +755,7 @@ import sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
 from nncodec.config import TINY
-from nncodec.nets.model import CodecNet
+from nncodec.nets.model import PLAIN, CodecNet
 from nncodec.train import optimizers
 from nncodec.train.flat import FlatParameters
 from nncodec.train.loop import Trainer

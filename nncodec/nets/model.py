@@ -80,6 +80,19 @@ class TrainOutput(NamedTuple):
 Chooser = Callable[[Tensor, Tensor], Tensor]
 """Residuals in steps and rows of tables (uint8, see `freqs`), of one shape, to integers (as float)."""
 
+Pricer = Callable[[Tensor, Tensor], Tensor]
+"""Values in steps, integers or not, and rows of tables (uint8), of one shape, to bits; with a gradient to values."""
+
+
+class Coding(NamedTuple):
+    """What a pass knows of how files code residuals: without `choose` they are rounded, without `price` Gaussian."""
+
+    choose: Chooser | None = None
+    price: Pricer | None = None
+
+
+PLAIN = Coding()
+
 
 def ste_round(x: Tensor) -> Tensor:
     """round(x) with the gradient of x."""
@@ -177,14 +190,19 @@ class CodecNet(nn.Module):
         """Unrounded scale index of z, [B, Cz, 1, 1]."""
         return INDEX_UNIT * self.scale_net.z_index(quality)[:, :, None, None]
 
-    def _bits(self, value: Tensor, rounded: Tensor, index: Tensor) -> Tensor:
-        """Bits [B] of `rounded` under scale indices `index`; see `forward` for the gradients."""
+    def _bits(
+        self, value: Tensor, rounded: Tensor, index: Tensor, row: Tensor | None = None, price: Pricer | None = None
+    ) -> Tensor:
+        """Bits [B] of `rounded` under scale indices `index`, or under rows; see `latents` for the gradients."""
         if self.training:
             noisy = value + torch.empty_like(value).uniform_(-0.5, 0.5)
             soft = gaussian_bits(noisy, index.detach())
+            if row is not None and price is not None:  # in row 0 a Gaussian has to say what it would cost
+                soft = torch.where(row == 0, soft, price(noisy, row))
             hard = gaussian_bits(rounded.detach(), index)
             return (hard + soft - soft.detach()).sum((1, 2, 3))
-        return torch.where(index < 0.5, 0.0, gaussian_bits(rounded, index.round())).sum((1, 2, 3))
+        bits = gaussian_bits(rounded, index.round()) if row is None or price is None else price(rounded, row)
+        return torch.where(index < 0.5, 0.0, bits).sum((1, 2, 3))
 
     def forward(
         self,
@@ -192,7 +210,7 @@ class CodecNet(nn.Module):
         quality: Tensor,
         autocast: bool = False,
         factorized: bool = False,
-        choose: Chooser | None = None,
+        coding: Coding = PLAIN,
     ) -> TrainOutput:
         """`latents`, or with `factorized` `factorized_latents`, then g_s.
 
@@ -200,7 +218,7 @@ class CodecNet(nn.Module):
         """
         if self.training and self.config.arch == VARIATIONAL:
             return self._variational(x, quality, autocast)
-        latents = self.factorized_latents(x, quality) if factorized else self.latents(x, quality, autocast, choose)
+        latents = self.factorized_latents(x, quality) if factorized else self.latents(x, quality, autocast, coding)
         return TrainOutput(self._synthesis(latents.y_hat, quality, autocast), latents.y_bits, latents.z_bits)
 
     def _variational(self, x: Tensor, quality: Tensor, autocast: bool) -> TrainOutput:
@@ -238,22 +256,22 @@ class CodecNet(nn.Module):
         bits = self._bits(residual, r_hat, index.expand_as(y))
         return Latents(r_hat / gain, bits, torch.zeros_like(bits))
 
-    def latents(self, x: Tensor, quality: Tensor, autocast: bool = False, choose: Chooser | None = None) -> Latents:
+    def latents(self, x: Tensor, quality: Tensor, autocast: bool = False, coding: Coding = PLAIN) -> Latents:
         """x [B, 3, H, W] f32 in [0, 1], H and W multiples of 64; quality [B] f32 in 1..100.
 
         In training mode the bits are those of the rounded values. The scales learn from exactly
         these; latents and means learn from the bits of values with additive uniform noise, which,
         unlike rounding, has a gradient. Synthesis and context see rounded values through a
-        straight-through gradient. With `choose` synthesis and context see what it picks instead, in training mode
-        through the same gradient and with bits as before. In evaluation mode everything is rounded as the codec
-        does it, skipped symbols included, or as `choose` says. With `autocast` the convolutions of the float
-        networks run in bfloat16; quantisation, scales and likelihoods never.
+        straight-through gradient. With `coding.choose` synthesis and context see what it picks instead, in training
+        mode through the same gradient and with bits as before; with `coding.price` that says the bits of noisy values
+        that latents and means learn from, where a Gaussian does otherwise (z is always a Gaussian's). In evaluation
+        mode everything is rounded as the codec does it, skipped symbols included, or as `choose` says, and bits are
+        those that `price` says. With `autocast` the convolutions of the float networks run in bfloat16; quantisation,
+        scales and likelihoods never.
         """
-        return self._coded(self._analysis(x, quality, autocast), self.gain(quality), quality, autocast, choose)
+        return self._coded(self._analysis(x, quality, autocast), self.gain(quality), quality, autocast, coding)
 
-    def _coded(
-        self, y: Tensor, gain: Tensor, quality: Tensor, autocast: bool, choose: Chooser | None = None
-    ) -> Latents:
+    def _coded(self, y: Tensor, gain: Tensor, quality: Tensor, autocast: bool, coding: Coding = PLAIN) -> Latents:
         """`latents` of y [B, N, H/16, W/16] with `gain` steps a natural unit."""
         kind = y.device.type
         with torch.autocast(kind, dtype=torch.bfloat16, enabled=autocast):
@@ -273,16 +291,17 @@ class CodecNet(nn.Module):
                 means = self.mean_net.means(mean_features, context, quality, k)
             residual = (quadtree_pass(y, k) - means) * gain
             index = self.scale_net.index(scale_features, magnitudes, quality, k)
-            if choose is not None:
-                row = index.round().clamp(0, SCALE_INDEX_MAX)
-                row = torch.where(row > 0, row + FIRST, row) if k == 0 else row
-                chosen = choose(residual.detach(), row.detach().to(torch.uint8))
+            row = index.detach().round().clamp(0, SCALE_INDEX_MAX)
+            row = (torch.where(row > 0, row + FIRST, row) if k == 0 else row).to(torch.uint8)
+            if coding.choose is not None:
+                chosen = coding.choose(residual.detach(), row)
                 r_hat = residual + (chosen - residual).detach() if self.training else chosen
             elif self.training:
                 r_hat = ste_round(residual)
             else:
                 r_hat = torch.where(index < 0.5, 0.0, residual.round())
-            y_bits = y_bits + self._bits(residual, residual.round() if self.training else r_hat, index)
+            integers = residual.round() if self.training else r_hat
+            y_bits = y_bits + self._bits(residual, integers, index, row, coding.price)
             decoded = torch.zeros_like(y)
             quadtree.put(decoded, k, means + r_hat / gain)
             context = context + decoded

@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nncodec.config import ENHANCED, QUALITIES
-from nncodec.effort import prices, rounded
 from nncodec.errors import InputError
 from nncodec.freqs import Tables
-from nncodec.nets.model import Chooser, CodecNet, placed
+from nncodec.nets.model import CodecNet, Coding, placed
 from nncodec.train import export, losses, optimizers
 from nncodec.train.data import Crops, PictureStore, WholePictures, noisy
 from nncodec.train.filtering import filtered
 from nncodec.train.flat import STATISTIC, FlatParameters
+from nncodec.train.pricing import Pricing
 from nncodec.train.recipe import MIDDLE, Recipe, noise_range
 
 LOSS_BINS = 20
@@ -94,6 +94,7 @@ class Phase(NamedTuple):
 
     factorized: bool
     chosen: bool
+    priced: bool
     filtered: bool
 
 
@@ -167,7 +168,7 @@ class Trainer:
 
     def _take(self, tables: Tables) -> None:
         """From now on these price residuals, and the weights file will hold them."""
-        self.tables, self._price = tables, prices(tables).to(self.device)
+        self.tables, self.pricing = tables, Pricing(tables, self.device)
 
     def _start_decoder(self) -> None:
         """Train g_s alone, on residuals chosen as the default effort does."""
@@ -298,30 +299,30 @@ class Trainer:
         return Phase(
             factorized=joint and progress < recipe.factorized_until,
             chosen=not joint or since(recipe.chosen_from),
+            priced=since(recipe.priced_from),
             filtered=recipe.filtered_from < 1.0 and (not joint or since(recipe.filtered_from)),
         )
 
     @property
-    def chooser(self) -> Chooser | None:
-        """How residuals are chosen now: None by rounding, else as the default effort does."""
-        return self._choose if self.phase.chosen else None
+    def coding(self) -> Coding:
+        """How residuals are chosen and priced now."""
+        return self._coding(self.phase)
 
-    def _choose(self, residual: Tensor, index: Tensor) -> Tensor:
-        return rounded(residual, index, self._price)
+    def _coding(self, phase: Phase) -> Coding:
+        return Coding(self.pricing.chosen if phase.chosen else None, self.pricing.bits if phase.priced else None)
 
     def _joint(
         self, seen: Tensor, x: Tensor, quality: Tensor, lmbda: Tensor, phase: Phase
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Bits a pixel, weighted distortion from x and squared error, [B] each, of what the encoder has `seen`."""
-        choose = self._choose if phase.chosen else None
-        out = self.model(seen, quality, self.recipe.bfloat16, phase.factorized, choose)
+        out = self.model(seen, quality, self.recipe.bfloat16, phase.factorized, self._coding(phase))
         return self._costs(out.y_bits + out.z_bits, out.x_hat, x, lmbda, phase.filtered)
 
     def _decoder_only(
         self, seen: Tensor, x: Tensor, quality: Tensor, lmbda: Tensor, phase: Phase
     ) -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():
-            latents = self.model.latents(seen, quality, self.recipe.bfloat16, self._choose)
+            latents = self.model.latents(seen, quality, self.recipe.bfloat16, self._coding(phase))
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.recipe.bfloat16):
             x_hat = self.model.g_s(latents.y_hat, quality)
         return self._costs(latents.y_bits + latents.z_bits, x_hat, x, lmbda, phase.filtered)

@@ -83,6 +83,9 @@ class Recipe:
         Share of the crops whose quality is drawn from MIDDLE; the others' are drawn from all.
     chosen_from
         Share of the joint stage from which synthesis and context see residuals as the default effort chooses them.
+    priced_from
+        Share of the joint stage from which latents learn from bits as tables price them (those of `init_from`), not
+        as Gaussians do (1: never).
     filtered_from
         Share of the joint stage from which the distortion is, for the most part, that behind filters as the default
         effort fits them (1: never).
@@ -130,6 +133,7 @@ class Recipe:
     late_crop: int = 256
     late_from: float = 0.6
     chosen_from: float = 1.0
+    priced_from: float = 1.0
     filtered_from: float = 1.0
     downscaled: float = 0.3
     relit: float = 0.0
@@ -192,6 +196,7 @@ class Recipe:
             "fixed_until",
             "factorized_until",
             "chosen_from",
+            "priced_from",
             "filtered_from",
             "decoder_share",
             "validation_share",

@@ -91,7 +91,7 @@ def run(
 def _test(trainer: Trainer, store: PictureStore) -> str:
     """Rate and closeness on the test pictures, residuals chosen as the default effort does: test.json, and a line."""
     validator = Validator(store, trainer.device, len(store), trainer.model.config.side, trainer.noise)
-    rows = validator.rows(trainer.averaged_model(), trainer.chooser, trainer.phase.filtered)
+    rows = validator.rows(trainer.averaged_model(), trainer.coding, trainer.phase.filtered)
     (trainer.folder / "test.json").write_text(json.dumps({"pictures": len(store), "qualities": rows}, indent=1) + "\n")
     name = validator.names[-1]
     label = name.upper().replace("_", "-")
@@ -225,7 +225,7 @@ class _Session:
         if self.validator is None:
             return
         model = trainer.averaged_model()
-        rows = self.validator.rows(model, trainer.chooser, trainer.phase.filtered)
+        rows = self.validator.rows(model, trainer.coding, trainer.phase.filtered)
         score = validate.score(rows, model.config, self.recipe.measure)
         self.log.validation(trainer.step, trainer.elapsed, score, rows)
         decoded = self.validator.decoded(model, SHOWN_CROPS)

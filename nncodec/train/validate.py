@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nncodec import metrics
 from nncodec.config import MS_SSIM, PSNR, ModelConfig
-from nncodec.nets.model import Chooser, CodecNet
+from nncodec.nets.model import PLAIN, CodecNet, Coding
 from nncodec.objective import MIX_MSE, MS_SSIM_FACTOR
 from nncodec.train.data import PictureStore, grey_planes, noisy, on_plane
 from nncodec.train.filtering import filtered
@@ -57,8 +57,8 @@ class Validator:
         self.seen = noisy(self.x, noise, torch.Generator(device).manual_seed(0)) if noise else self.x
 
     @torch.no_grad()
-    def rows(self, model: CodecNet, choose: Chooser | None = None, filters: bool = False) -> list[dict[str, float]]:
-        """Mean estimated bpp, PSNR and (MS-)SSIM at each of QUALITIES; `choose` is that of `CodecNet.latents`.
+    def rows(self, model: CodecNet, coding: Coding = PLAIN, filters: bool = False) -> list[dict[str, float]]:
+        """Mean estimated bpp, PSNR and (MS-)SSIM at each of QUALITIES; `coding` is that of `CodecNet.latents`.
 
         With `filters` what is decoded has passed `train.filtering`.
         """
@@ -68,7 +68,7 @@ class Validator:
             for at in range(0, len(self.x), self.batch):
                 part = self.x[at : at + self.batch]
                 q = torch.full((len(part),), float(quality), device=part.device)
-                latents = model.latents(self.seen[at : at + self.batch], q, choose=choose)
+                latents = model.latents(self.seen[at : at + self.batch], q, coding=coding)
                 x_hat = model.g_s(latents.y_hat, q)
                 if filters:
                     x_hat = filtered(x_hat, part, torch.full_like(q, model.config.lmbda(quality)))
