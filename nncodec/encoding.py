@@ -239,7 +239,7 @@ class _Group:
         worth = lmbda * self.error_factor
         behind = None
         if self.fit and not first.grey:  # a grey picture's filter sees the mean of three planes, and is left out
-            behind = lambda x_hat, x: postfilter.adapted(x_hat[0], x[0], lmbda)[None]  # noqa: E731
+            behind = partial(postfilter.adapted, lmbda=torch.tensor([lmbda]))
         targets, weights = [], []
         for b, (frame, objective) in enumerate(zip(self.frames, self.objectives, strict=True)):
             tile = slice(b, b + 1)

@@ -74,47 +74,62 @@ def clip_at(lmbda: float) -> float:
 
 
 def padded(x: Tensor) -> Tensor:
-    """x [C, H, W] limited to 0..1, its last rows and columns repeated: [C, H + 2 RADIUS, W + 2 RADIUS]."""
-    return F.pad(x.clamp(0.0, 1.0)[None], 4 * (RADIUS,), mode="replicate")[0]
+    """x [..., C, H, W] limited to 0..1, last rows and columns repeated: [..., C, H + 2 RADIUS, W + 2 RADIUS]."""
+    return F.pad(x.clamp(0.0, 1.0), 4 * (RADIUS,), mode="replicate")
 
 
-def kernels(taps: Taps | NDArray[np.float64]) -> tuple[Tensor, Tensor, Tensor]:
-    """What `taps` do: kernel [C, C, 2 RADIUS + 1, 2 RADIUS + 1], bias [C] and factors [C, len(CLIPPED)], f32.
+def kernels(taps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What `taps` f32 [..., C, T] do; they need not be whole numbers.
 
-    The factors are those of the clipped differences; taps need not be whole numbers.
+    Kernel [..., C, C, 2 RADIUS + 1, 2 RADIUS + 1], bias [..., C] and factors of clipped differences
+    [..., C, len(CLIPPED), 1, 1].
     """
-    planes = len(taps)
-    weights = torch.from_numpy(taps.astype(np.float32) * TAP)
-    linear, clipped, cross, color = (weights[:, kinds(planes) == kind] for kind in range(KINDS))
-    kernel = torch.zeros(planes, planes, 2 * RADIUS + 1, 2 * RADIUS + 1)
+    planes, weights = taps.shape[-2], TAP * taps
+    linear, clipped, cross, color = torch.split(weights, np.bincount(kinds(planes)).tolist(), dim=-1)
+    kernel = weights.new_zeros(*taps.shape[:-1], planes, 2 * RADIUS + 1, 2 * RADIUS + 1)
     for plane in range(planes):
-        _add_pairs(kernel[plane, plane], LINEAR, linear[plane])
-        for other, part in zip(_others(plane, planes), cross[plane].reshape(-1, len(CROSS)), strict=True):
-            _add_pairs(kernel[plane, other], CROSS, part)
-        kernel[plane, plane, RADIUS, RADIUS] += 1.0
-    kernel[:, :, RADIUS, RADIUS] += COLOR * color[:, 1:]
-    return kernel, CONSTANT / 255.0 * color[:, 0] - 0.5 * COLOR * color[:, 1:].sum(1), clipped
+        _add_pairs(kernel[..., plane, plane, :, :], LINEAR, linear[..., plane, :])
+        for i, other in enumerate(_others(plane, planes)):
+            part = cross[..., plane, i * len(CROSS) : (i + 1) * len(CROSS)]
+            _add_pairs(kernel[..., plane, other, :, :], CROSS, part)
+        kernel[..., plane, plane, RADIUS, RADIUS] += 1.0
+    kernel[..., RADIUS, RADIUS] += COLOR * color[..., 1:]
+    bias = CONSTANT / 255.0 * color[..., 0] - 0.5 * COLOR * color[..., 1:].sum(-1)
+    return kernel, bias, clipped[..., None, None]
 
 
-def filtered(x: Tensor, taps: Taps | NDArray[np.float64], lmbda: float) -> Tensor:
+def filtered(x: Tensor, taps: Taps, lmbda: float) -> Tensor:
     """x f32 [C, H + 2 RADIUS, W + 2 RADIUS] in 0..1 -> [C, H, W], through `taps`."""
+    return _filtered(x[None], torch.from_numpy(taps.astype(np.float32)).to(x.device)[None], clip_at(lmbda))[0]
+
+
+def _filtered(x: Tensor, taps: Tensor, limit: float | Tensor) -> Tensor:
+    """x f32 [B, C, H + 2 RADIUS, W + 2 RADIUS] in 0..1 -> [B, C, H, W], each through its `taps` f32 [B, C, T]."""
     kernel, bias, clipped = kernels(taps)
-    out = F.conv2d(x[None], kernel.to(x.device), bias.to(x.device))[0]
-    if clipped.any():
-        factors = clipped.to(x.device)[..., None, None]
-        for top in range(0, out.shape[1], BAND):
-            band = out[:, top : top + BAND]
-            _add_clipped(band, x[:, top : top + band.shape[1] + 2 * RADIUS], factors, clip_at(lmbda))
+    # One by one: all in one convolution of groups takes more than twice as long on a CPU.
+    out = torch.cat([F.conv2d(each[None], *own) for each, *own in zip(x, kernel, bias, strict=True)])
+    if clipped.is_cuda or clipped.any():
+        for top in range(0, out.shape[2], BAND):
+            band = out[:, :, top : top + BAND]
+            _add_clipped(band, x[:, :, top : top + band.shape[2] + 2 * RADIUS], clipped, limit)
     return out
 
 
-def _add_clipped(out: Tensor, x: Tensor, factors: Tensor, limit: float) -> None:
-    """Add to `out` [C, H, W] the clipped differences in x, `factors` [C, len(CLIPPED), 1, 1] times."""
+def _add_clipped(out: Tensor, x: Tensor, factors: Tensor, limit: float | Tensor) -> None:
+    """Add to `out` [B, C, H, W] the clipped differences in x, `factors` [B, C, len(CLIPPED), 1, 1] times."""
     inner = _shifted(x, 0, 0)
     for k, (down, right) in enumerate(CLIPPED):
-        pair = (_shifted(x, down, right) - inner).clamp_(-limit, limit)
-        pair += (_shifted(x, -down, -right) - inner).clamp_(-limit, limit)
-        out.addcmul_(pair, factors[:, k])
+        pair = _clipped(_shifted(x, down, right) - inner, limit)
+        pair += _clipped(_shifted(x, -down, -right) - inner, limit)
+        out.addcmul_(pair, factors[:, :, k])
+
+
+def _clipped(x: Tensor, limit: float | Tensor) -> Tensor:
+    """x, which is changed, at +- `limit`."""
+    if isinstance(limit, float):
+        return x.clamp_(-limit, limit)
+    torch.maximum(x, -limit, out=x)  # a clamp of tensors takes ten times as long
+    return torch.minimum(x, limit, out=x)
 
 
 def _others(plane: int, planes: int) -> list[int]:
@@ -122,17 +137,20 @@ def _others(plane: int, planes: int) -> list[int]:
 
 
 def _add_pairs(kernel: Tensor, places: Sequence[tuple[int, int]], weights: Tensor) -> None:
-    """Add to a kernel [2 RADIUS + 1, 2 RADIUS + 1] the differences of pairs of neighbors to its middle."""
-    for (down, right), weight in zip(places, weights, strict=True):
+    """Add to kernels [..., 2 RADIUS + 1, 2 RADIUS + 1] the differences of pairs of neighbors to their middles.
+
+    `weights` are [..., pairs].
+    """
+    for (down, right), weight in zip(places, weights.unbind(-1), strict=True):
         for sign in (-1, 1):
-            kernel[RADIUS + sign * down, RADIUS + sign * right] += weight
-            kernel[RADIUS, RADIUS] -= weight
+            kernel[..., RADIUS + sign * down, RADIUS + sign * right] += weight
+            kernel[..., RADIUS, RADIUS] -= weight
 
 
 def _shifted(x: Tensor, down: int, right: int) -> Tensor:
-    """x [C, H + 2 RADIUS, W + 2 RADIUS] so many pixels further down and to the right, [C, H, W]."""
-    height, width = x.shape[1] - 2 * RADIUS, x.shape[2] - 2 * RADIUS
-    return x[:, RADIUS + down : RADIUS + down + height, RADIUS + right : RADIUS + right + width]
+    """x [..., H + 2 RADIUS, W + 2 RADIUS] so many pixels further down and to the right, [..., H, W]."""
+    height, width = x.shape[-2] - 2 * RADIUS, x.shape[-1] - 2 * RADIUS
+    return x[..., RADIUS + down : RADIUS + down + height, RADIUS + right : RADIUS + right + width]
 
 
 def fit(systems: Sequence[Equations], worth: float, bits: Callable[[Taps], float]) -> Taps:
@@ -184,32 +202,30 @@ def equations(x_hat: Tensor, x: Tensor, limit: float, samples: int = SAMPLES) ->
     limit
         What differences are clipped at (`clip_at`).
     """
-    planes, height, width = x.shape
-    every = height * width // samples | 1  # odd: even ones would see some rows of a position of y and never others
-    bands = range(0, height, BAND * every)
-    parts = [(x_hat[:, top : top + BAND * every + 2 * RADIUS], x[:, top : top + BAND * every]) for top in bands]
-    total = np.sum([_products(*part, every, limit) for part in parts], 0) / (width * len(range(0, height, every)))
+    planes = len(x)
+    total = _products(x_hat[None], x[None], limit, samples)[0].cpu().numpy()
     a, b = total[:-planes, :-planes], total[:-planes, -planes:]
     # Planes share most features: one product of all, from which each takes its own.
     return [(a[np.ix_(each, each)], b[each, plane]) for plane, each in enumerate(features_of(planes))]
 
 
-def features(x_hat: Tensor, limit: float, every: int = 1) -> Tensor:
-    """What taps of 1 add to pixels: [n, h, W] for one row in `every` of x_hat [C, H + 2 RADIUS, W + 2 RADIUS].
+def features(x_hat: Tensor, limit: float | Tensor, every: int = 1) -> Tensor:
+    """What taps of 1 add to pixels, [..., n, h, W], for one row in `every`.
 
-    Planes share many; which are whose says `features_of`.
+    x_hat is [..., C, H + 2 RADIUS, W + 2 RADIUS]. Planes share many; which are whose says `features_of`.
     """
-    planes, rows, limit = len(x_hat), slice(0, None, every), TAP * limit
+    planes, rows, limit = x_hat.shape[-3], slice(0, None, every), TAP * limit
     x_hat = TAP * x_hat
-    inner = _shifted(x_hat, 0, 0)[:, rows]
-    out = inner.new_empty(planes * (len(LINEAR) + len(CLIPPED)) + 1 + planes, *inner.shape[1:])
-    linear, clipped, constant, color = torch.split(out, [planes * len(LINEAR), planes * len(CLIPPED), 1, planes])
+    inner = _shifted(x_hat, 0, 0)[..., rows, :]
+    sizes = [planes * len(LINEAR), planes * len(CLIPPED), 1, planes]
+    out = inner.new_empty(*inner.shape[:-3], sum(sizes), *inner.shape[-2:])
+    linear, clipped, constant, color = torch.split(out, sizes, dim=-3)
     for k, (down, right) in enumerate(LINEAR):
-        pair = [_shifted(x_hat, sign * down, sign * right)[:, rows] - inner for sign in (1, -1)]
-        torch.add(*pair, out=linear[k * planes : (k + 1) * planes])
+        pair = [_shifted(x_hat, sign * down, sign * right)[..., rows, :] - inner for sign in (1, -1)]
+        torch.add(*pair, out=linear[..., k * planes : (k + 1) * planes, :, :])
         if (down, right) in CLIPPED:
             at = CLIPPED.index((down, right)) * planes
-            torch.add(*(each.clamp_(-limit, limit) for each in pair), out=clipped[at : at + planes])
+            torch.add(*(_clipped(each, limit) for each in pair), out=clipped[..., at : at + planes, :, :])
     constant.fill_(TAP * CONSTANT / 255.0)
     torch.sub(inner, TAP * 0.5, out=color).mul_(COLOR)
     return out
@@ -226,12 +242,21 @@ def features_of(planes: int) -> list[NDArray[np.intp]]:
     ]
 
 
-def _products(x_hat: Tensor, x: Tensor, every: int, limit: float) -> NDArray[np.float64]:
-    """Of all features and the planes' errors with each other, summed over one row in `every`."""
-    error = x[:, ::every] - _shifted(x_hat, 0, 0)[:, ::every]
-    seen = torch.cat([features(x_hat, limit, every), error]).flatten(1).double()
-    products: NDArray[np.float64] = (seen @ seen.T).cpu().numpy()
-    return products
+def _products(x_hat: Tensor, x: Tensor, limit: float | Tensor, samples: int) -> Tensor:
+    """Of all features and the planes' errors with each other, means over about so many samples: f64 [B, n + C, n + C].
+
+    x_hat [B, C, H + 2 RADIUS, W + 2 RADIUS], x [B, C, H, W].
+    """
+    height, width = x.shape[-2:]
+    every = height * width // samples | 1  # odd: even ones would see some rows of a position of y and never others
+    total: Tensor | float = 0.0
+    for top in range(0, height, BAND * every):
+        decoded = x_hat[..., top : top + BAND * every + 2 * RADIUS, :]
+        error = (x[..., top : top + BAND * every, :] - _shifted(decoded, 0, 0))[..., ::every, :]
+        seen = torch.cat([features(decoded, limit, every), error], dim=-3).flatten(-2).double()
+        total = total + seen @ seen.mT
+    assert isinstance(total, Tensor)
+    return total / (width * len(range(0, height, every)))
 
 
 def solved(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -271,38 +296,53 @@ SHRINKAGE = 0.9
 """What is left of the taps of least error in `adapted`: those of files cost bits, and may belong to more pixels."""
 
 
-def adapted(x_hat: Tensor, x: Tensor, lmbda: float, samples: int = SAMPLES) -> Tensor:
-    """x_hat [C, H, W] behind a filter of its own, fitted to x as `fit` does; limited to 0..1 before, as a decoder does.
+def adapted(x_hat: Tensor, x: Tensor, lmbda: Tensor, samples: int = SAMPLES) -> Tensor:
+    """x_hat [B, C, H, W], limited to 0..1 as a decoder does, each behind a filter of its own that is fitted to x.
 
-    Gradients pass through the filter; its taps are constants to them, which at the least error makes no difference
-    (envelope theorem).
+    lmbda [B]. Gradients pass through the filter; its taps are constants to them, which at the least error makes no
+    difference (envelope theorem). A device is never waited for.
     """
-    seen = padded(x_hat)
+    seen = padded(x_hat).contiguous()
+    limit = (1.0 / (255.0 * lmbda.sqrt()))[:, None, None, None]
     with torch.no_grad():
-        taps = SHRINKAGE * np.stack([solved(a, b) for a, b in equations(seen, x, clip_at(lmbda), samples)])
-    out: Tensor = _Filter.apply(seen, taps, lmbda)  # type: ignore[no-untyped-call]
+        taps = SHRINKAGE * _least_squares(_products(seen, x, limit, samples), x.shape[1])
+    out: Tensor = _Filter.apply(seen, taps, limit)  # type: ignore[no-untyped-call]
     return out
 
 
+def _least_squares(products: Tensor, planes: int) -> Tensor:
+    """Taps of least error f32 [B, C, T], from `_products`; as `solved` has them."""
+    systems = []
+    for plane, each in enumerate(features_of(planes)):
+        own = torch.from_numpy(each).to(products.device)
+        systems.append((products[:, own[:, None], own], products[:, own, -planes + plane]))
+    a, b = (torch.stack(parts, 1) for parts in zip(*systems, strict=True))
+    trace = a.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    taps: Tensor = torch.linalg.solve_ex(a + eye * (1e-9 * trace + 1e-12), b[..., None]).result[..., 0]
+    return taps.float()
+
+
 class _Filter(torch.autograd.Function):
-    """`filtered` with its gradient; autograd's own would fill a picture of zeros for every neighbor."""
+    """`_filtered` with its gradient; autograd's own would fill a picture of zeros for every neighbor."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, taps: NDArray[np.float64], lmbda: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.taps, ctx.limit = taps, clip_at(lmbda)
-        return filtered(x, taps, lmbda)
+    def forward(ctx: Any, x: Tensor, taps: Tensor, limit: Tensor) -> Tensor:
+        ctx.save_for_backward(x, taps, limit)
+        return _filtered(x, taps, limit)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (x,) = ctx.saved_tensors
-        kernel, _, clipped = (part.to(x.device) for part in kernels(ctx.taps))
-        result = F.conv2d(grad[None], kernel.transpose(0, 1).flip(2, 3), padding=2 * RADIUS)[0]
+        x, taps, limit = ctx.saved_tensors
+        kernel, _, clipped = kernels(taps)
+        turned = kernel.transpose(1, 2).flip(3, 4)
+        each = zip(grad, turned, strict=True)
+        result = torch.cat([F.conv2d(one[None], own, padding=2 * RADIUS) for one, own in each])
         middle, into = _shifted(x, 0, 0), _shifted(result, 0, 0)
         for k, (down, right) in enumerate(CLIPPED):
-            weighed = grad * clipped[:, k, None, None]
+            weighed = grad * clipped[:, :, k]
             for y, z in ((down, right), (-down, -right)):
-                part = weighed * ((_shifted(x, y, z) - middle).abs_() < ctx.limit)
+                part = weighed * ((_shifted(x, y, z) - middle).abs_() < limit)
                 _shifted(result, y, z).add_(part)
                 into.sub_(part)
         return result, None, None

@@ -490,16 +490,33 @@ def test_share_of_crops_has_a_middle_quality(recipe: Recipe, tmp_path: Path) -> 
 def test_gradients_pass_through_filters() -> None:
     """As autograd has them, of taps as large as those of files and crops that exceed the range of levels."""
     generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(3, 40, 48, generator=generator)
-    x = (torch.nn.functional.avg_pool2d(noise[None], 3, 1, 1)[0] * 2.4 - 0.7).requires_grad_()
-    taps = np.random.default_rng(0).uniform(-6, 6, postfilter.none(3).shape)
-    toward = torch.randn(3, 40, 48, generator=generator)
-    ways = (postfilter.filtered, postfilter._Filter.apply)
-    outs = [way(postfilter.padded(x), taps, 0.02) for way in ways]
-    expected, found = (torch.autograd.grad((out * toward).sum(), x)[0] for out in outs)
-    assert torch.equal(*outs)
+    noise = torch.rand(2, 3, 40, 48, generator=generator)
+    x = (torch.nn.functional.avg_pool2d(noise, 3, 1, 1) * 2.4 - 0.7).requires_grad_()
+    taps = torch.from_numpy(np.random.default_rng(0).uniform(-6, 6, (2, *postfilter.none(3).shape)).astype(np.float32))
+    limits = [postfilter.clip_at(0.02), postfilter.clip_at(0.1)]
+    toward = torch.randn(2, 3, 40, 48, generator=generator)
+    seen = postfilter.padded(x)
+    alone = [postfilter._filtered(*one) for one in zip(seen.split(1), taps.split(1), limits, strict=True)]
+    outs = torch.cat(alone), postfilter._Filter.apply(seen, taps, torch.tensor(limits)[:, None, None, None])
+    expected, found = (torch.autograd.grad((out * toward).sum(), x, retain_graph=True)[0] for out in outs)
+    torch.testing.assert_close(*outs, rtol=0, atol=1e-6)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert 0.02 < (expected == 0).float().mean() < 0.5  # where x exceeds the range
+
+
+def test_crops_of_a_batch_have_the_filters_they_would_have_alone() -> None:
+    """Those of least error as `solved` finds them, at each crop's own lambda."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.nn.functional.avg_pool2d(torch.rand(2, 3, 64, 64, generator=generator), 5, 1, 2)
+    x_hat = torch.nn.functional.avg_pool2d(x, 3, 1, 1) + 0.02 * torch.randn(x.shape, generator=generator)
+    lmbda = torch.tensor([0.004, 0.1])
+    found = filtering.filtered(x_hat, x, lmbda)
+    for one, original, worth, behind in zip(x_hat, x, lmbda.tolist(), found, strict=True):
+        seen = postfilter.padded(one)
+        taps = [postfilter.solved(a, b) for a, b in postfilter.equations(seen, original, postfilter.clip_at(worth))]
+        alone = torch.from_numpy(0.9 * np.stack(taps).astype(np.float32))[None]
+        limit = torch.full((1, 1, 1, 1), postfilter.clip_at(worth))
+        torch.testing.assert_close(behind, postfilter._filtered(seen[None], alone, limit)[0], rtol=0, atol=1e-5)
 
 
 def test_training_goes_on_from_shipped_weights(tiny_path: Path) -> None:

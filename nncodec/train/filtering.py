@@ -14,5 +14,4 @@ SAMPLES = 1 << 15
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def filtered(x_hat: Tensor, x: Tensor, lmbda: Tensor) -> Tensor:
     """x_hat [B, C, H, W] behind filters of its own, fitted to x (`postfilter.adapted`); lmbda [B]."""
-    crops = zip(x_hat.float(), x, lmbda.tolist(), strict=True)
-    return torch.stack([postfilter.adapted(*crop, SAMPLES) for crop in crops])
+    return postfilter.adapted(x_hat.float(), x, lmbda, SAMPLES)
