@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -29,6 +28,7 @@ from nncodec.train import export, losses, optimizers
 from nncodec.train.data import Crops, PictureStore, WholePictures, noisy
 from nncodec.train.filtering import filtered
 from nncodec.train.flat import STATISTIC, FlatParameters
+from nncodec.train.group import Group
 from nncodec.train.pricing import Pricing
 from nncodec.train.recipe import MIDDLE, Recipe, noise_range
 
@@ -41,40 +41,6 @@ FIT_SHARE = 0.05
 WARMUP_SHARE = 0.1
 """Warm-up ends here at the latest: the last stage of a short run has fewer steps than warm-up would take."""
 CHECKPOINT = "checkpoint.pt"
-
-
-class Group:
-    """The processes of one run; alone unless torchrun started several."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.size = int(os.environ.get("WORLD_SIZE", "1"))
-        self.rank = int(os.environ.get("RANK", "0"))
-        if self.size > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-
-    def sum(self, values: Tensor) -> Tensor:
-        """Sum of `values` over the processes, in place."""
-        if self.size > 1:
-            dist.all_reduce(values)
-        return values
-
-    def from_first(self, values: NDArray[np.int32]) -> NDArray[np.int32]:
-        """What rank 0 has; an array of the same shape in every process."""
-        if self.size == 1:
-            return values
-        shared = torch.from_numpy(values.copy()).to(self.device)
-        dist.broadcast(shared, 0)
-        return shared.cpu().numpy()
-
-    def wait(self) -> None:
-        if self.size > 1:
-            dist.barrier()
-
-    def close(self) -> None:
-        """Leave the group; without it, threads of gloo can outlive Python and abort the process."""
-        if self.size > 1:
-            dist.destroy_process_group()
 
 
 def _set_dropout(net: CodecNet, share: float) -> None:
