@@ -18,8 +18,10 @@ from nncodec.config import MS_SSIM, PSNR
 from nncodec.freqs import REACH_MAX, Tables
 from nncodec.rangecoder import RESIDUAL_MAX
 
-REFINING_STEPS = {0: 0, 1: 0, 2: 1, 3: 5}
+REFINING_STEPS = {0: 0, 1: 0, 2: 2, 3: 5}
 """Steps of refinement of each level."""
+DESCENT_STEPS = {0: 0, 1: 0, 2: 8, 3: 40}
+"""The same for small pictures, which are refined by Adam."""
 LEVELS = tuple(REFINING_STEPS)
 DEFAULT = 1
 ERROR_WEIGHT = 16.0

@@ -19,7 +19,7 @@ from nncodec import decoding, freqs, picture, postfilter, quadtree, structural, 
 from nncodec.config import PASSES, PSNR, Y_STRIDE, Z_MAX
 from nncodec.container import Color, Header, Section, SectionType
 from nncodec.decoding import Progress, device_of, inference, quality_of, tiles
-from nncodec.effort import DEFAULT, ERROR_WEIGHT, ERROR_WEIGHTS, REFINING_STEPS, hidden, prices, rounded
+from nncodec.effort import DEFAULT, DESCENT_STEPS, ERROR_WEIGHT, ERROR_WEIGHTS, REFINING_STEPS, hidden, prices, rounded
 from nncodec.entropy import Indices, Integers, Symbols
 from nncodec.errors import InputError
 from nncodec.nets.model import quadtree_pass
@@ -72,7 +72,9 @@ def sections(
     """
     price = prices(model.entropy.tables).to(device_of(model)) if effort else None
     small = model.config.side > 0
-    steps = REFINING_STEPS[effort] if tune == PSNR or small else 0  # for MS-SSIM refinement gains nothing
+    steps = (DESCENT_STEPS if small else REFINING_STEPS)[effort]
+    if tune != PSNR and not small:
+        steps = 0  # for MS-SSIM refinement gains nothing
     own = effort == 0 or tune == model.tune  # the steps that a model was trained with suit what it is tuned for
     usual = ERROR_WEIGHTS[model.tune]
     whole, halo = decoding.plane(header), model.config.analysis_halo
@@ -234,7 +236,6 @@ class _Group:
         """
         first, steps = self.first, self.steps
         net, q = first.model.net, quality_of(first.model, first.quality)
-        conceal = first.hidden and steps > 1  # several small steps even out what hiding adds, one large step does not
         lmbda = first.model.config.lmbda(first.quality)
         worth = lmbda * self.error_factor
         behind = None
@@ -244,8 +245,8 @@ class _Group:
         for b, (frame, objective) in enumerate(zip(self.frames, self.objectives, strict=True)):
             tile = slice(b, b + 1)
             own, other = first.of(tile), self.later.of(tile)
-            chosen = own.tried(y[tile], z_hat[tile], conceal)
-            choose = partial(other.tried, z_hat=z_hat[tile], conceal=conceal)
+            chosen = own.tried(y[tile], z_hat[tile], first.hidden)
+            choose = partial(other.tried, z_hat=z_hat[tile], conceal=first.hidden)
             target = refine(net, frame, objective, chosen, q, first.grey, steps, choose, worth, behind)
             targets.append(y[tile] if target is None else target)
             weight = torch.as_tensor(other.weight)

@@ -25,13 +25,11 @@ from nncodec.objective import MIX_MSE, MS_SSIM_FACTOR, Inner, Objective
 ERROR_FACTOR = 1.2
 """Error weights over those of theory: choosing a residual also moves the context of those after it."""
 
-SINGLE_STEP, STEP = 1.0, 0.5
-"""Share of a Newton step that is best taken if there is but one, and if there are several; measured on photos."""
+STEP = 0.5
+"""Share of a Newton step that is taken; measured on photos."""
 
 DESCENT_RATE = 0.3
 """Adam's learning rate in quantization steps, falling linearly to zero."""
-DESCENT_STEPS = 8
-"""Steps of descent for one of Newton's."""
 
 Choose = Callable[[Tensor], Tensor]
 """Target y [1, N, h, w] -> the y_hat that is chosen for it."""
@@ -78,7 +76,6 @@ def refine(
     tile, where what will be decoded is not known yet, g_s sees y as it is.
     """
     step_size = 1.0 / (2.0 * objective.curvature)
-    damping = SINGLE_STEP if steps == 1 else STEP
     latents = frame.y.clone()
     target = start = frame.y[(..., *frame.inner)]
     best: Tensor | None = None
@@ -93,7 +90,7 @@ def refine(
             continue
         best, least, start = target if step else None, cost, target
         if gradient is not None:
-            target = torch.lerp(target, y_hat - step_size * gradient[(..., *frame.inner)], damping)
+            target = torch.lerp(target, y_hat - step_size * gradient[(..., *frame.inner)], STEP)
     return best
 
 
@@ -127,8 +124,7 @@ def descend(net: CodecNet, x: Tensor, y: Tensor, quality: Tensor, steps: int, ch
     gain = net.gain(quality).clone()
     target = y * gain
     mean, square = torch.zeros_like(target), torch.zeros_like(target)
-    count = DESCENT_STEPS * steps
-    for step in range(count):
+    for step in range(steps):
         with torch.inference_mode(False), torch.enable_grad():
             latents = choose(target / gain).clone().requires_grad_(True)
             (gradient,) = torch.autograd.grad(small_error(net, x.clone(), latents, quality.clone()), latents)
@@ -136,7 +132,7 @@ def descend(net: CodecNet, x: Tensor, y: Tensor, quality: Tensor, steps: int, ch
         mean = torch.lerp(mean, gradient, 0.1)
         square = torch.lerp(square, gradient**2, 0.01)
         update = mean / (1 - 0.9 ** (step + 1)) / ((square / (1 - 0.99 ** (step + 1))).sqrt() + 1e-9)
-        target = target - DESCENT_RATE * (1 - step / count) * update
+        target = target - DESCENT_RATE * (1 - step / steps) * update
     return target / gain
 
 
