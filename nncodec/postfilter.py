@@ -303,7 +303,7 @@ def adapted(x_hat: Tensor, x: Tensor, lmbda: Tensor, samples: int = SAMPLES) -> 
     difference (envelope theorem). A device is never waited for.
     """
     seen = padded(x_hat).contiguous()
-    limit = (1.0 / (255.0 * lmbda.sqrt()))[:, None, None, None]
+    limit = (1.0 / (255.0 * lmbda.to(x.device).sqrt()))[:, None, None, None]  # `clip_at` of each
     with torch.no_grad():
         taps = SHRINKAGE * _least_squares(_products(seen, x, limit, samples), x.shape[1])
     out: Tensor = _Filter.apply(seen, taps, limit)  # type: ignore[no-untyped-call]
