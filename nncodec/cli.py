@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from nncodec import __version__, container, options, weights
+from nncodec import __version__, container, memory, options, weights
 from nncodec.config import QUALITIES, TUNES
 from nncodec.errors import CorruptError, NncodecError
 from nncodec.inputs import named, read_bytes, read_stdin, shortened
@@ -73,6 +73,7 @@ def main(debug: bool) -> None:
     """A learned image codec whose files decode anywhere, exactly, and tell when they are damaged."""
     # Before torch loads OpenMP: threads that spin long while they wait make a busy machine 6 times slower.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    memory.keep()
 
 
 def _parse_crop(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, int, int, int] | None:

@@ -190,7 +190,7 @@ def test_muon_is_the_librarys_in_bfloat16_and_nearly_so_in_float32() -> None:
 
 MEMORY = """
 import resource, torch
-from nncodec.train import speed
+from nncodec import memory
 torch.set_num_threads(1)
 
 def faults():
@@ -200,7 +200,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 given_back = faults()
-speed.keep_memory()
+memory.keep()
 faults()
 print(given_back, faults())
 """

@@ -113,7 +113,7 @@ def train(
 
     from nncodec.train import validate
     from nncodec.train.run import run
-    from nncodec.train.speed import device_of, keep_memory, prefers_bfloat16
+    from nncodec.train.speed import device_of, prefers_bfloat16
 
     given = {name: value for name, value in options.items() if value is not None}
     if resume:
@@ -150,7 +150,6 @@ def train(
         values.setdefault("compile", True)
     if threads:
         torch.set_num_threads(threads)
-    keep_memory()
     if "bfloat16" not in values:
         values["bfloat16"] = prefers_bfloat16(usable)
     run(Recipe(**values), output, resume, say)

@@ -1,9 +1,7 @@
-"""What a device can do, and what this process can do for it: speed of matrix products, bfloat16, memory kept."""
+"""What a device can do: speed of matrix products, bfloat16."""
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import time
 
 import torch
@@ -33,19 +31,6 @@ def prefers_bfloat16(device: torch.device) -> bool:
     They are on GPUs and on CPUs with AMX; with AVX512-BF16 alone they took twice as long on a Xeon, half on an EPYC.
     """
     return matrix_gflops(device, True) > BFLOAT16_GAIN * matrix_gflops(device, False)
-
-
-def keep_memory() -> None:
-    """From now on the C library (glibc) keeps memory that is freed.
-
-    A training step asks for the same large blocks as the one before; given back, every page of them costs a fault.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
 
 
 def device_of(name: str) -> torch.device:

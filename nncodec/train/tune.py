@@ -71,12 +71,11 @@ def tune(
     import torch
 
     from nncodec.train.command import seconds
-    from nncodec.train.speed import device_of, keep_memory, prefers_bfloat16
+    from nncodec.train.speed import device_of, prefers_bfloat16
 
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if threads:
         torch.set_num_threads(threads)
-    keep_memory()
     base = Recipe(
         data=str(data),
         validation=validation,
