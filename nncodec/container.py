@@ -43,9 +43,9 @@ class Color(IntEnum):
     GREY = 1
 
 
-FILTERED, HIDDEN = 4, 16
+FILTERED, HIDDEN = 4, 32
 """Bits beside the color that say `Header.filtered` and `Header.hidden`."""
-WITHDRAWN = 2 | 8
+WITHDRAWN = 2 | 8 | 16
 """Bits of signs hidden by earlier codes, which no build reads any more."""
 
 

@@ -15,8 +15,8 @@ import numpy as np
 
 DTYPES = {"I32": "<i4", "F32": "<f4", "F16": "<f2"}
 TURN = (0, 3, 1, 2)
-PAYLOAD = [0, 0, 0, 0, 0, 9, 22, 41, 72, 106, 141, 174, 196, 214, 220, 226, 229, 231, 233, 235, 238, 240]
-PAYLOAD += [242] * 42
+PAYLOAD = [0, 0, 0, 0, 0, 0, 0, 30, 62, 104, 150, 205, 252, 280, 300]
+PAYLOAD += [312] * 49
 PAYLOAD += PAYLOAD
 MAGNITUDES = np.array([round(256 * np.log2(1 + m)) for m in range(16)], dtype=np.int64)
 
@@ -105,20 +105,19 @@ class Signs:
         hidden = [i for i in self.cover if i in self.carriers and out[i]]
         if not hidden:
             return
-        chains = max(1, len(hidden) // 128)
-        bits = -(-len(hidden) // chains)
-        negative, before = [0] * (chains * bits), 0
+        words = -(-len(self.cover) // 4096)
+        length = 1
+        while length * words < len(self.cover):
+            length *= 2
+        places = sorted(range(length), key=lambda i: 2654435761 * i % 2**32)
+        sites = sorted(range(length), key=lambda i: sum(6**k * 5 ** (12 - k) for k in range(12) if i >> k & 1))
+        odd = [set() for _ in range(words)]
         for e, i in enumerate(self.cover):
-            step, chain = divmod(e, chains)
-            if chain == 0:
-                block = before * bits // self.weight
-                column = (((step + 1) * 2654435761) % 2**32 >> 16) % 512 | 257
-            before += PAYLOAD[flat[i]]
-            for later in range(9):
-                if column >> later & 1 and block + later < bits:
-                    negative[(block + later) * chains + chain] ^= out[i] & 1
-        for i, minus in zip(hidden, negative, strict=False):
-            out[i] = -out[i] if minus else out[i]
+            if out[i] & 1:
+                odd[e % words].add(places[e // words])
+        for k, i in enumerate(hidden):
+            site = sites[k // words]
+            out[i] *= -1 if sum(site & j == site for j in odd[k % words]) & 1 else 1
 
 
 def residuals(coder, index, tensors, hidden=False):
