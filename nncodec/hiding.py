@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from nncodec import polar
 
-LEAST_BITS = 32
+LEAST_BITS = 4
 """With fewer bits in all a pass hides none."""
 UNIT = 1024
 _BY_SCALE = [0] * 7 + [30, 62, 104, 150, 205, 252, 280, 300] + [312] * 49

@@ -98,7 +98,7 @@ class Signs:
     def __init__(self, flat):
         self.cover = [int(i) for s in range(127, 0, -1) if PAYLOAD[s] for i in np.flatnonzero(flat == s)[::-1]]
         self.weight = sum(PAYLOAD[flat[i]] for i in self.cover)
-        count = self.weight // 1024 if self.weight >= 32 * 1024 else 0
+        count = self.weight // 1024 if self.weight >= 4 * 1024 else 0
         self.carriers = set(self.cover[:count])
 
     def apply(self, flat, out):
