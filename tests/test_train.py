@@ -188,6 +188,16 @@ def test_muon_is_the_librarys_in_bfloat16_and_nearly_so_in_float32() -> None:
     assert 0 < torch.dist(single, library) < 0.01 * library.norm()
 
 
+def test_time_left_of_a_run_that_goes_on_counts_from_where_it_goes_on(tmp_path: Path) -> None:
+    log = watch.Log(tmp_path, quiet=False, progress=0.5)
+    log.bar.start_t -= 60
+    row = {"step": 1, "stage": "joint", "loss": 1.0, "bpp": 0.5, "psnr": 30.0, "crops256_per_s": 9.0}
+    log.train(row, 0.75)
+    assert " 75%|" in str(log.bar)
+    assert "01:00<01:00" in str(log.bar)
+    log.close()
+
+
 MEMORY = """
 import resource, torch
 from nncodec import memory

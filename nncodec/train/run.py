@@ -155,7 +155,7 @@ class _Session:
         self.trainer, self.recipe, self.data, self.crops = trainer, trainer.recipe, data, crops
         self.watch = watch
         self.rank0 = trainer.group.rank == 0
-        self.log = Log(trainer.folder, quiet=not self.rank0)
+        self.log = Log(trainer.folder, not self.rank0, trainer.progress)
         side, self.validator = trainer.model.config.side, None
         if validation and self.rank0:
             self.validator = Validator(validation, trainer.device, side=side, noise=trainer.noise)

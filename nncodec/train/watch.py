@@ -20,14 +20,15 @@ COLUMNS = ("step", "stage", "elapsed", "loss", "bpp", "mse", "psnr", "lr", "grad
 class Log:
     """Appends to log.jsonl and log.csv of `folder`, and to `folder`/tensorboard when that package is there.
 
-    With `quiet`, does nothing: the processes that are not rank 0.
+    With `quiet`, does nothing: the processes that are not rank 0. A run that goes on has come to `progress` (0..1).
     """
 
-    def __init__(self, folder: Path, quiet: bool) -> None:
+    def __init__(self, folder: Path, quiet: bool, progress: float = 0.0) -> None:
         self.folder, self.quiet = folder, quiet
         self.board: Any = None
         self.bar = tqdm(
             total=100,
+            initial=round(100 * progress, 1),
             disable=quiet,
             file=sys.stderr,
             mininterval=2,
