@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nncodec import freqs, hiding, postfilter, quadtree
-from nncodec.config import GROUPS, MAGNITUDE_MAX, PASSES, SCALE_INDEX_MAX, Z_BYTES, Z_MAX
+from nncodec import around, freqs, hiding, postfilter, quadtree
+from nncodec.config import GROUPS, MAGNITUDE_MAX, PASSES, SCALE_INDEX_MAX, Z_BYTES
 from nncodec.errors import CorruptError, ModelMismatchError
 from nncodec.freqs import Tables
 from nncodec.intnet import IntScaleNet, magnitude_table
@@ -58,9 +58,13 @@ class EntropyModel:
     chroma: NDArray[np.bool_] | None = None
 
     def z_index(self, quality: int, height: int, width: int) -> Indices:
-        """Scale indices uint8 [Cz, height, width] of z."""
+        """Scale indices uint8 [Cz, height, width] of what is coded of z."""
         rows = self.scale_net.z_index[quality - 1].numpy()
         return np.broadcast_to(rows[:, None, None], (len(rows), height, width))
+
+    def z_coded(self, z_hat: Integers) -> Integers:
+        """What is coded of z_hat [Cz, h, w], under `z_index`."""
+        return around.coded(z_hat, self.scale_net.z_around)
 
     def passes(self, z_hat: Integers, quality: int, grey: bool = False) -> Generator[Indices, Integers, None]:
         """Yield the scale indices [N, h/2, w/2] of each pass, as rows of tables; take its residuals by `send`.
@@ -99,7 +103,7 @@ class EntropyModel:
         coders = [ResidualEncoder(self.coding) for _ in z_hat]
         tiles = [self.passes(tile, quality, grey) for tile in z_hat]
         for coder, tile_z in zip(coders, z_hat, strict=True):
-            coder.put(tile_z, self.z_index(quality, *tile_z.shape[1:]))
+            coder.put(self.z_coded(tile_z), self.z_index(quality, *tile_z.shape[1:]))
         index = [next(tile) for tile in tiles]
         height, width = (4 * side for side in z_hat.shape[2:])
         r_hat = np.zeros((len(tiles), self.scale_net.channels, height, width), np.int32)
@@ -142,9 +146,7 @@ class EntropyModel:
         if len(data) == floor:  # words that fill a stream up say nothing: beyond its end zeros are read anyway
             data = data[: -(-len(data.rstrip(b"\0")) // 4) * 4]
         coder = ResidualDecoder(self.coding, data)
-        z_hat = coder.get(self.z_index(quality, height // 4, width // 4))
-        if np.abs(z_hat).max(initial=0) > Z_MAX:
-            raise CorruptError(f"z_hat reaches {np.abs(z_hat).max()}, over {Z_MAX}; the stream is invalid")
+        z_hat = around.restored(coder.get(self.z_index(quality, height // 4, width // 4)), self.scale_net.z_around)
         r_hat = np.zeros((self.scale_net.channels, height, width), np.int32)
         indices = self.passes(z_hat, quality, grey)
         index = next(indices)
@@ -201,7 +203,8 @@ class EntropyModel:
     ) -> float:
         """Bits that the tables say the symbols cost, without running the range coder."""
         total = self.tap_bits(symbols.taps) if filtered else 0.0
-        total += freqs.bits(self.tables, symbols.z_hat, self.z_index(quality, *symbols.z_hat.shape[1:]))
+        z_index = self.z_index(quality, *symbols.z_hat.shape[1:])
+        total += freqs.bits(self.tables, self.z_coded(symbols.z_hat), z_index)
         for residuals, index in self.walk(symbols, quality, grey):
             total += freqs.bits(self.tables, residuals, index)
             if hidden:

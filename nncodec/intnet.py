@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nncodec import quadtree
+from nncodec import around, quadtree
 from nncodec.config import (
     GROUPS,
     MAGNITUDE_MAX,
@@ -36,6 +36,8 @@ INDEX_BITS = 3
 """A head's output is multiplied by 2^INDEX_BITS to give an index."""
 ACTIVATION_LIMIT = (1 << 12) - 1
 """Activations are clipped to 0..ACTIVATION_LIMIT."""
+Z_AROUND_MAX = 1 << 20
+"""Largest magnitude in z_around: with Z_MAX and four neighbors sums stay in 32 bits."""
 Z_SHIFT = 4
 """z_hat enters as z_hat * 2^Z_SHIFT in activation units."""
 MAGNITUDES = (0, 256, 406, 512, 594, 662, 719, 768, 812, 850, 886, 918, 947, 975, 1000, 1024)
@@ -67,7 +69,7 @@ class ScaleTensors:
 
     z_in [S, Cz], z_in_bias [QUALITIES, S]; z_spread [9, S, S] taps in row order, z_spread_bias [S];
     z_out [16 S, S], z_out_bias [16 S]; index_bias [QUALITIES, N], shared by all heads;
-    z_index [QUALITIES, Cz], scale indices of z itself.
+    z_index [QUALITIES, Cz], scale indices of what is coded of z; z_around [Cz, 4], weights of its neighbors (`around`).
     """
 
     z_in: Tensor
@@ -78,6 +80,7 @@ class ScaleTensors:
     z_out_bias: Tensor
     index_bias: Tensor
     z_index: Tensor
+    z_around: Tensor
     passes: tuple[PassTensors, ...]
 
     def to_dict(self) -> dict[str, Tensor]:
@@ -92,8 +95,13 @@ class ScaleTensors:
 
     @classmethod
     def from_dict(cls, flat: dict[str, Tensor], config: ModelConfig) -> ScaleTensors:
-        """Inverse of `to_dict`; every shape is checked. Raises ModelMismatchError."""
-        for name, shape in expected_shapes(config).items():
+        """Inverse of `to_dict`; every shape is checked. Raises ModelMismatchError.
+
+        Without z_around, which older files lack, z is coded as it is.
+        """
+        shapes = expected_shapes(config)
+        flat = {"z_around": torch.zeros(shapes["z_around"], dtype=torch.int32)} | flat
+        for name, shape in shapes.items():
             if name not in flat or tuple(flat[name].shape) != shape or flat[name].dtype != torch.int32:
                 found = (tuple(flat[name].shape), flat[name].dtype) if name in flat else "nothing"
                 raise ModelMismatchError(f"scale tensor {name}: {found} where int32 {shape} is needed")
@@ -117,6 +125,7 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         "z_out_bias": (16 * s,),
         "index_bias": (QUALITIES, n),
         "z_index": (QUALITIES, cz),
+        "z_around": (cz, len(around.PLACES)),
     }
     for k in range(PASSES):
         shapes |= {
@@ -171,6 +180,8 @@ class IntScaleNet:
                 raise ModelMismatchError(f"scale net layer {name}: partial sums reach {worst}, over the exact {limit}")
         if int(tensors.z_index.min()) < 0 or int(tensors.z_index.max()) > SCALE_INDEX_MAX:
             raise ModelMismatchError(f"z_index is not within 0..{SCALE_INDEX_MAX}")
+        if int(tensors.z_around.abs().max()) > Z_AROUND_MAX:
+            raise ModelMismatchError(f"z_around is not within -{Z_AROUND_MAX}..{Z_AROUND_MAX}")
         half = 1 << (WEIGHT_BITS - 1)
         self._z_in = tensors.z_in.double()
         self._z_in_bias = tensors.z_in_bias.double() + half
@@ -195,6 +206,7 @@ class IntScaleNet:
             for p in tensors.passes
         ]
         self.z_index = tensors.z_index.to(torch.uint8)
+        self.z_around = tensors.z_around.numpy()
         self.channels = tensors.index_bias.shape[1]
 
     def features(self, z_hat: Tensor, quality: int) -> Tensor:

@@ -188,7 +188,8 @@ def load(description: Description, device: str | torch.device = "cpu") -> Model:
     scale = {n.removeprefix("scale."): t for n, t in tensors.items() if n.startswith("scale.")}
     try:
         networks = {name: tuple(t.shape) for name, t in net.state_dict().items()}
-        _check_shapes(tensors, networks, [f"scale.{n}" for n in expected_shapes(description.config)])
+        names = [f"scale.{n}" for n in expected_shapes(description.config)]
+        _check_shapes(tensors, networks, [n for n in names if n in tensors or n != "scale.z_around"])
         tables = Tables.stored(tensors["tables.reach"].numpy(), tensors["tables.half"].numpy())
         validate(tables)
         net.load_state_dict({n: tensors[n].float() for n in networks}, assign=True)

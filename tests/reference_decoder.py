@@ -39,6 +39,7 @@ def read_weights(path):
             w = np.rint(flat.astype(np.float64) * 65536).astype(np.int64).reshape(768, -1)
             grey = (w[:256] + w[256:512] + w[512:]) ** 2
             tensors["chroma"] = 10 * grey.sum(axis=0) < 3 * (w**2).sum(axis=0)
+    tensors.setdefault("scale.z_around", np.zeros((tensors["scale.z_index"].shape[1], 4), np.int64))
     return tensors, config
 
 
@@ -203,6 +204,13 @@ def decode_tile(t, data, flags, quality, height, width):
     z_rows = t["scale.z_index"][quality - 1]
     z_index = np.broadcast_to(z_rows[:, None, None], (len(z_rows), height // 4, width // 4))
     z_hat = residuals(coder, z_index, t)
+    for i in range(height // 4 * (width // 4)):
+        row, column = divmod(i, width // 4)
+        total = 32
+        for k, (down, right) in enumerate([(0, -1), (-1, -1), (-1, 0), (-1, 1)]):
+            if row + down >= 0 and 0 <= column + right < width // 4:
+                total = total + t["scale.z_around"][:, k] * z_hat[:, row + down, column + right]
+        z_hat[:, row, column] += total >> 6
     f = features(t, z_hat, quality)
     n = t["scale.index_bias"].shape[1]
     group = n // 4
@@ -219,7 +227,7 @@ def decode_tile(t, data, flags, quality, height, width):
         index = np.concatenate([full[place] for place in places])
         if k == 0:
             index = np.where(index > 0, index + 64, 0)
-        r = residuals(coder, index, t, flags & 16)
+        r = residuals(coder, index, t, flags & 32)
         for g, place in enumerate(places):
             r_hat[place] = r[g * group : (g + 1) * group]
             magnitudes[place] = MAGNITUDES[np.minimum(np.abs(r_hat[place]), 15)]

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "nncodec"
 LAYERS = {
-    "errors": 0, "config": 0, "memory": 0, "polar": 0,
+    "errors": 0, "config": 0, "memory": 0, "polar": 0, "around": 0,
     "atomic": 1, "container": 1, "picture": 1, "png": 1, "wide": 1, "metadata": 1, "rows": 1,
     "tiling": 1, "quadtree": 1, "freqs": 1, "hiding": 1, "rangecoder": 1, "intnet": 1, "metrics": 1, "postfilter": 1,
     "nets": 2, "entropy": 2, "weights": 2, "objective": 3, "structural": 3,
@@ -22,7 +22,7 @@ LAYERS = {
 }  # fmt: skip
 THIRD_PARTY = {
     "errors": set(), "config": set(), "memory": set(), "atomic": set(), "container": set(), "quadtree": set(),
-    "tiling": {"numpy"}, "polar": {"numpy"},
+    "tiling": {"numpy"}, "polar": {"numpy"}, "around": {"numpy"},
     "picture": {"PIL", "numpy"}, "png": {"numpy"}, "wide": {"PIL", "numpy"}, "metadata": {"PIL"},
     "rows": {"numpy"}, "freqs": {"numpy"}, "hiding": {"numpy"}, "rangecoder": {"numpy", "constriction"},
     "intnet": {"torch"},

@@ -188,7 +188,7 @@ def _bits(
         quadtree.put(bits, k, paid)
     z_index = model.entropy.z_index(header.quality, *symbols.z_hat.shape[1:])
     beside = model.entropy.tap_bits(symbols.taps) if header.filtered else 0.0
-    return bits.sum(0), freqs.bits(model.entropy.tables, symbols.z_hat, z_index) + beside
+    return bits.sum(0), freqs.bits(model.entropy.tables, model.entropy.z_coded(symbols.z_hat), z_index) + beside
 
 
 def _errors(

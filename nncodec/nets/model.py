@@ -277,7 +277,8 @@ class CodecNet(nn.Module):
         with torch.autocast(kind, dtype=torch.bfloat16, enabled=autocast):
             z = self.h_a(y, quality)
         z_hat = ste_round(z.clamp(-Z_MAX, Z_MAX))
-        z_bits = self._bits(z, z_hat, self.z_index(quality))
+        guess = self.scale_net.z_guess(z_hat)
+        z_bits = self._bits(z - guess, z_hat - guess.round(), self.z_index(quality))
         with torch.autocast(kind, dtype=torch.bfloat16, enabled=autocast):
             # Without z the features are the same for every picture.
             one = z_hat[:1] if self.config.side else z_hat

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nncodec import around
 from nncodec.config import (
     MAGNITUDE_MAX,
     PASSES,
@@ -89,6 +90,14 @@ class ScaleNet(nn.Module):
         self.passes = nn.ModuleList(PassNet(config, with_context=k > 0) for k in range(PASSES))
         self.index_bias = QualityTable(config.knots, config.y_channels)
         self.z_index = QualityTable(config.knots, config.z_channels)
+        self.z_around = nn.Parameter(torch.zeros(config.z_channels, 1, len(around.PLACES)))
+
+    def z_guess(self, z_hat: Tensor) -> Tensor:
+        """What z_hat [B, Cz, h, w] is expected to be, from its neighbors, not rounded (`nncodec.around`)."""
+        height, width = z_hat.shape[2:]
+        wide = F.pad(z_hat, (1, 1, 1, 0))
+        parts = [wide[:, :, 1 + i : 1 + i + height, 1 + j : 1 + j + width] for i, j in around.PLACES]
+        return (torch.stack(parts, -1) * self.z_around[:, :, None]).sum(-1)
 
     def features(self, z_hat: Tensor, quality: Tensor) -> Tensor:
         """z_hat [B, Cz, h/4, w/4] -> [B, S, h, w]."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from nncodec import around
 from nncodec.config import PASSES, QUALITIES, SCALE_INDEX_MAX, ModelConfig
 from nncodec.errors import ModelMismatchError
 from nncodec.intnet import ACTIVATION_BITS, DEPTHWISE_BITS, WEIGHT_BITS, PassTensors, ScaleTensors
@@ -26,6 +27,8 @@ def _bits_of(name: str) -> int:
         return ACTIVATION_BITS + DEPTHWISE_BITS
     if name.endswith("weight"):
         return WEIGHT_BITS
+    if name == "z_around":
+        return around.FRACTION_BITS
     return ACTIVATION_BITS + WEIGHT_BITS
 
 
@@ -90,6 +93,7 @@ def to_integers(twin: ScaleNet) -> ScaleTensors:
         z_out_bias=ints("z_out.bias"),
         index_bias=ints("index_bias.rows"),
         z_index=z_index.to(torch.int32),
+        z_around=matrix("z_around"),
         passes=tuple(passes),
     )
 
@@ -119,6 +123,7 @@ def from_integers(tensors: ScaleTensors, config: ModelConfig) -> ScaleNet:
     put("z_out.weight", tensors.z_out)
     put("z_out.bias", tensors.z_out_bias)
     put("index_bias.rows", tensors.index_bias)
+    put("z_around", tensors.z_around)
     state["z_index.rows"] = tensors.z_index[knots].float() / INDEX_UNIT
     for k, p in enumerate(tensors.passes):
         at = f"passes.{k}."
