@@ -18,7 +18,7 @@ Costs = NDArray[np.float32]
 
 LENGTH_MAX = 4096
 """Of a word; 12 bits of position."""
-_WHOLE = 2
+_WHOLE = 4
 """Parts of a word of which nothing is given are decided as one from this length on, without more paths."""
 _NEVER = np.float32(1e9)
 
