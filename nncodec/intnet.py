@@ -180,7 +180,7 @@ class IntScaleNet:
                 raise ModelMismatchError(f"scale net layer {name}: partial sums reach {worst}, over the exact {limit}")
         if int(tensors.z_index.min()) < 0 or int(tensors.z_index.max()) > SCALE_INDEX_MAX:
             raise ModelMismatchError(f"z_index is not within 0..{SCALE_INDEX_MAX}")
-        if int(tensors.z_around.abs().max()) > Z_AROUND_MAX:
+        if int(tensors.z_around.double().abs().max()) > Z_AROUND_MAX:
             raise ModelMismatchError(f"z_around is not within -{Z_AROUND_MAX}..{Z_AROUND_MAX}")
         half = 1 << (WEIGHT_BITS - 1)
         self._z_in = tensors.z_in.double()

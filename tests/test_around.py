@@ -73,9 +73,10 @@ def test_weights_without_neighbors_code_z_as_it_is() -> None:
     assert (around.coded(z_hat, net.z_around) == z_hat).all()
 
 
-def test_weights_whose_sums_could_overflow_are_refused() -> None:
+@pytest.mark.parametrize("weight", [2**20 + 1, -(2**31)])
+def test_weights_whose_sums_could_overflow_are_refused(weight: int) -> None:
     tensors = to_integers(snap(seeded_net().scale_net, TINY))
-    tensors.z_around[0, 0] = 2**20 + 1
+    tensors.z_around[0, 0] = weight
     with pytest.raises(ModelMismatchError, match="z_around"):
         IntScaleNet(tensors)
 
