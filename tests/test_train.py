@@ -113,6 +113,19 @@ def test_run_that_was_killed_before_its_weights_were_written_resumes(
     assert all(torch.equal(value, written[name]) for name, value in safetensors.torch.load_file(out).items())
 
 
+def test_checkpoint_of_before_z_was_guessed_is_exported_but_not_resumed(recipe: Recipe, tmp_path: Path) -> None:
+    run(replace(recipe, steps=2, decoder_share=0.0), tmp_path, False, silent)
+    path = tmp_path / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    for part in ("model", "ema"):
+        del state[part][export.Z_AROUND]
+    torch.save(state, path)
+    net, _ = export.load_checkpoint(path)
+    assert not net.scale_net.z_around.any()
+    with pytest.raises(InputError, match="--init-from"):
+        run(recipe, tmp_path, True, silent)
+
+
 def test_time_limit_ends_the_run_with_a_usable_model(recipe: Recipe, tmp_path: Path, photo: np.ndarray) -> None:
     # Processor time, which other programs do not eat: on a busy box the tables took all the time left for the decoder.
     limited = replace(recipe, steps=None, seconds=12.0, clock="cpu", decoder_share=0.4)

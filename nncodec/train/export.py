@@ -32,6 +32,8 @@ from nncodec.tiling import Rect
 from nncodec.train.data import PictureStore
 from nncodec.weights import Model
 
+Z_AROUND = "scale_net.z_around"
+"""What checkpoints of before 2026-11-30 lack."""
 FIT_QUALITIES = (1, 8, 15, 25, 35, 45, 55, 65, 75, 85, 93, 100)
 
 
@@ -147,6 +149,7 @@ def load_checkpoint(path: Path) -> tuple[CodecNet, freqs.Tables | None]:
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path}: not a readable checkpoint ({error})") from None
     net = CodecNet(ModelConfig.from_dict(state["config"]))
-    net.load_state_dict(state["ema"])
+    around = net.scale_net.z_around
+    net.load_state_dict({Z_AROUND: torch.zeros_like(around), **state["ema"]})
     tables = state["tables"] and freqs.Tables.stored(*(t.numpy() for t in state["tables"]))
     return net.eval().requires_grad_(False), tables

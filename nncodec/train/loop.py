@@ -404,6 +404,8 @@ class Trainer:
             state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
         except (OSError, RuntimeError, EOFError) as error:
             raise InputError(f"{path}: not a readable checkpoint ({error})") from None
+        if export.Z_AROUND not in state["model"]:
+            raise InputError(f"{path}: of a version without guesses of z; `nncodec export` it, go on with --init-from")
         tables = state["tables"] and Tables.stored(*(t.cpu().numpy() for t in state["tables"]))
         if tables:
             self._take(tables)
