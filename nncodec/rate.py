@@ -24,7 +24,9 @@ from nncodec.picture import Picture
 from nncodec.weights import Model
 
 PROBES = 5
-"""Most qualities tried for one picture."""
+"""Most qualities tried for one picture; one more where the two that enclose the target are over REACH apart."""
+REACH = 3
+"""Steps of quality that an error factor makes good."""
 TRIMS = 3
 """Most error factors tried at the quality that was found."""
 FACTORS = (0.5, 4.0)
@@ -207,7 +209,7 @@ def measured_psnr(file: IO[bytes], picture: Picture, model: Model, max_pixels: i
 
 
 def _search(measure: Callable[[int], float], target: float, kind: _Kind) -> int | None:
-    """Quality closest to `target` on its right side, of at most PROBES that are measured.
+    """Quality closest to `target` on its right side, of at most PROBES (or one more) that are measured.
 
     `measure` rises with quality, nearly linearly. If the target is to be kept below, the highest quality that
     measures at most it is sought, else the lowest that measures at least it. None when even the end does not do.
@@ -220,7 +222,7 @@ def _search(measure: Callable[[int], float], target: float, kind: _Kind) -> int 
 
     low, high = 0, QUALITIES + 1  # exclusive bounds of where the crossing may lie
     guess = QUALITIES // 2
-    while len(known) < PROBES:
+    while len(known) < PROBES or (len(known) == PROBES and high - low > REACH and any(map(fits, known))):
         known[guess] = measure(guess)
         if known[guess] <= target:
             low = guess
