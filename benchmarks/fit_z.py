@@ -83,9 +83,7 @@ def _least_squares(hyper: Hyper) -> NDArray[np.int32]:
     a, b = np.zeros((channels, 4, 4)), np.zeros((channels, 4))
     for z in hyper:
         wide = np.pad(z, ((0, 0), (1, 0), (1, 1))).astype(np.float64)
-        height, width = z.shape[1:]
-        near = np.stack([wide[:, 1 + i : 1 + i + height, 1 + j : 1 + j + width] for i, j in around.PLACES], -1)
-        flat = near.reshape(channels, -1, 4)
+        flat = np.stack(around.neighbors(wide), -1).reshape(channels, -1, 4)
         a += flat.transpose(0, 2, 1) @ flat
         b += (flat.transpose(0, 2, 1) @ z.reshape(channels, -1, 1))[..., 0]
     return np.rint(np.linalg.solve(a + np.eye(4), b[..., None])[..., 0] * 2**around.FRACTION_BITS).astype(np.int32)

@@ -25,30 +25,35 @@ _NEVER = np.float32(1e9)
 
 def transform(bits: Bits) -> Bits:
     """The transform of words [..., length], a power of two; its own inverse."""
-    # Along the columns of a square, then along its rows as columns: neighbors one by one take six times as long.
-    square = bits.reshape(*bits.shape[:-1], -1, 1 << bits.shape[-1].bit_length() // 2)
+    length = bits.shape[-1]
+    side = 1 << length.bit_length() // 2
+    word = bits
+    # Along the columns of a rectangle, then along its rows as columns: neighbors one by one take six times as long.
     for _ in range(2):
-        square = square.copy()
-        rows, half = square.shape[-2], 1
-        while half < rows:
-            parts = square.reshape(*square.shape[:-2], -1, 2, half, square.shape[-1])
-            parts[..., 0, :, :] ^= parts[..., 1, :, :]
+        word, half = word.copy(), side
+        while half < length:
+            _merge(word, half)
             half *= 2
-        square = square.swapaxes(-1, -2)
-    return square.reshape(bits.shape)
+        word = word.reshape(*bits.shape[:-1], -1, side).swapaxes(-1, -2).reshape(bits.shape)
+        side = length // side
+    return word
 
 
 def _stages(bits: Bits) -> list[Bits]:
     """Of every part of 1, 2, 4 ... bits the transform, each [..., length]."""
-    stages, length = [bits], bits.shape[-1]
+    stages = [bits]
     half = 1
-    while half < length:
-        word = stages[-1].copy()
-        parts = word.reshape(*word.shape[:-1], -1, 2, half)
-        parts[..., 0, :] ^= parts[..., 1, :]
-        stages.append(word)
+    while half < bits.shape[-1]:
+        stages.append(stages[-1].copy())
+        _merge(stages[-1], half)
         half *= 2
     return stages
+
+
+def _merge(words: Bits, half: int) -> None:
+    """Of contiguous words [..., length], in place: the first half of every 2 `half` bits takes the second in."""
+    parts = words.reshape(*words.shape[:-1], -1, 2, half)
+    parts[..., 0, :] ^= parts[..., 1, :]
 
 
 def order(length: int) -> NDArray[np.int64]:

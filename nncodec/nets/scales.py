@@ -94,10 +94,8 @@ class ScaleNet(nn.Module):
 
     def z_guess(self, z_hat: Tensor) -> Tensor:
         """What z_hat [B, Cz, h, w] is expected to be, from its neighbors, not rounded (`nncodec.around`)."""
-        height, width = z_hat.shape[2:]
-        wide = F.pad(z_hat, (1, 1, 1, 0))
-        parts = [wide[:, :, 1 + i : 1 + i + height, 1 + j : 1 + j + width] for i, j in around.PLACES]
-        return (torch.stack(parts, -1) * self.z_around[:, :, None]).sum(-1)
+        near = around.neighbors(F.pad(z_hat, (1, 1, 1, 0)))
+        return (torch.stack(near, -1) * self.z_around[:, :, None]).sum(-1)
 
     def features(self, z_hat: Tensor, quality: Tensor) -> Tensor:
         """z_hat [B, Cz, h/4, w/4] -> [B, S, h, w]."""

@@ -149,7 +149,6 @@ def load_checkpoint(path: Path) -> tuple[CodecNet, freqs.Tables | None]:
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path}: not a readable checkpoint ({error})") from None
     net = CodecNet(ModelConfig.from_dict(state["config"]))
-    around = net.scale_net.z_around
-    net.load_state_dict({Z_AROUND: torch.zeros_like(around), **state["ema"]})
+    net.load_state_dict({Z_AROUND: torch.zeros_like(net.scale_net.z_around), **state["ema"]})
     tables = state["tables"] and freqs.Tables.stored(*(t.numpy() for t in state["tables"]))
     return net.eval().requires_grad_(False), tables
